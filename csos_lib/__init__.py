@@ -1,0 +1,29 @@
+"""Reaction networks that read digits: the library under the executable book *Thinking in Reactions*.
+
+>>> import csos_lib
+>>> dataset = csos_lib.load_dataset("mnist5k")
+>>> model = csos_lib.CSOS()
+>>> history = csos_lib.fit(model, dataset, epochs=1, progress=False)
+>>> csos_lib.evaluate(model, dataset.test_images, dataset.test_labels).accuracy > 0.3
+True
+"""
+
+from csos_lib import dynamics, reactions, simplex
+from csos_lib.classifier import CSOS, load, save
+from csos_lib.datasets import Dataset, load_dataset
+from csos_lib.training import Evaluation, History, evaluate, fit
+
+__all__ = [
+    "CSOS",
+    "Dataset",
+    "Evaluation",
+    "History",
+    "dynamics",
+    "evaluate",
+    "fit",
+    "load",
+    "load_dataset",
+    "reactions",
+    "save",
+    "simplex",
+]

@@ -1,0 +1,49 @@
+"""What every test shares: one thread, a seed of its own, and modules on a fake cuda device."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+torch.set_num_threads(1)
+settings.register_profile("csos", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("csos")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def check_on_fake_cuda(build: Callable[[], nn.Module], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Build a module on a fake cuda device, run it forward and backward: mixing devices or dtypes raises.
+
+    Only the building happens under torch.device("cuda"): a tensor that forward makes on the default device
+    would be on the CPU, and is found out.
+    """
+    with FakeTensorMode(), default_dtype(dtype):
+        with torch.device("cuda"):
+            module = build()
+            x = torch.rand(shape, requires_grad=True)
+        y: Tensor = module(x)
+        assert y.device.type == "cuda"
+        assert y.dtype == dtype
+        y.sum().backward()
+        assert x.grad is not None
+        for name, parameter in module.named_parameters():
+            assert parameter.device.type == "cuda", name
+            assert parameter.dtype == dtype, name
