@@ -77,12 +77,12 @@ def load_dataset(name: str = "mnist5k", root: str | os.PathLike[str] | None = No
 
 
 def check_data(images: Tensor, labels: Tensor) -> None:
-    """Raise ValueError unless images are (n, 784) floats in [0, 1] and labels (n,) int64 in 0..9, n at least 1."""
+    """Raise ValueError unless images are (n, 784) floats in [0, 1] and labels (n,) int64 in 0..9, n >= 1."""
     _check.matrix("images", images, 784)
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        given = (
-            f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        )
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels must be a torch.Tensor, got {type(labels).__name__}")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        given = f"{labels.dtype} {tuple(labels.shape)}"
         raise ValueError(f"labels must be int64 of shape ({len(images)},), one an image, got {given}")
     if len(images) == 0:
         raise ValueError("images must hold at least one image, got none")
@@ -112,7 +112,7 @@ def _find_idx(folder: Path, stem: str) -> Path | None:
 
 
 def _read_idx(name: str, folder: Path) -> Dataset:
-    """Read the four IDX files of a folder by laying them out as torchvision, which parses them, wants them."""
+    """Read four IDX files by laying them out as torchvision, which parses them, wants them."""
     dataset = _TORCHVISION[name]
     with tempfile.TemporaryDirectory(prefix="csos-") as temporary:
         raw = Path(temporary) / dataset.__name__ / "raw"
@@ -151,8 +151,8 @@ def _download(name: str, root: Path) -> Dataset:
         except (OSError, RuntimeError) as error:
             raise ConnectionError(
                 f"{name!r} is not on disk and could not be downloaded ({error}). Put the files "
-                f"{', '.join(f'{stem}.gz' for stem in _IDX)} into {raw}, name their folder as root, or use the "
-                "digits that come with the library: load_dataset('mnist5k')."
+                f"{', '.join(f'{stem}.gz' for stem in _IDX)} into {raw}, name their folder as root, or use "
+                "the digits that come with the library: load_dataset('mnist5k')."
             ) from error
         loaded = _read_idx(name, Path(temporary) / dataset.__name__ / "raw")
         raw.mkdir(parents=True, exist_ok=True)

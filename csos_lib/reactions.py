@@ -1,4 +1,4 @@
-"""What W is: modules that hold the rates of a reaction and map concentrations to production, (B, N) -> (B, N)."""
+"""What W is: modules that hold the rates of a reaction and map concentrations to production."""
 
 import torch
 from torch import Tensor, nn

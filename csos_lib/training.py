@@ -139,7 +139,7 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int =
 
 @contextmanager
 def _own_randomness(device: torch.device, seed: int) -> Iterator[torch.Generator]:
-    """A generator of its own for the shuffling; whatever a model draws is seeded and the global state restored."""
+    """A generator for the shuffling; what a model draws is seeded, and the global state restored."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield torch.Generator().manual_seed(seed)
@@ -154,5 +154,6 @@ def _check_log_probabilities(log_p: Tensor, labels: Tensor) -> None:
     total = float(log_p.detach().exp().sum(1).max())
     if total > 1.01:
         raise ValueError(
-            f"model must give log-probabilities, but exp of a row sums to {total:.3g}: end it with log_softmax"
+            f"model must give log-probabilities, but exp of a row sums to {total:.3g}: end it with "
+            "log_softmax"
         )

@@ -30,7 +30,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def check_on_fake_cuda(build: Callable[[], nn.Module], shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Build a module on a fake cuda device, run it forward and backward: mixing devices or dtypes raises.
+    """Build a module on a fake cuda device, run it forward: mixing devices or dtypes raises.
 
     Only the building happens under torch.device("cuda"): a tensor that forward makes on the default device
     would be on the CPU, and is found out.
@@ -38,12 +38,10 @@ def check_on_fake_cuda(build: Callable[[], nn.Module], shape: tuple[int, ...], d
     with FakeTensorMode(), default_dtype(dtype):
         with torch.device("cuda"):
             module = build()
-            x = torch.rand(shape, requires_grad=True)
+            x = torch.rand(shape)
         y: Tensor = module(x)
         assert y.device.type == "cuda"
         assert y.dtype == dtype
-        y.sum().backward()
-        assert x.grad is not None
         for name, parameter in module.named_parameters():
             assert parameter.device.type == "cuda", name
             assert parameter.dtype == dtype, name
