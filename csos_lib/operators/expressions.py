@@ -1,0 +1,288 @@
+"""Formulas as data: an operator is a small frozen tree of primitives with `h` at its leaves.
+
+A primitive is a plain function of tensors that also accepts expressions: called on a tensor it computes,
+called on an expression it writes itself down. So a formula is built by running it, and printing, JSON,
+sharing and drawing need nothing but the tree.
+
+>>> from csos_lib.operators import h, rms, sin, weight
+>>> formula = rms(sin(2.3 * (h @ weight(dim=4))) + h)
+>>> print(formula)
+rms(sin(2.3 * (h @ W0)) + h)
+>>> Expression.from_json(formula.to_json()) == formula
+True
+"""
+
+import functools
+import inspect
+import json
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
+
+from torch import Tensor
+
+from csos_lib import _check
+
+Value = int | float | tuple[int, int] | None
+CONTINUOUS = ("scale", "tau", "sigma", "alpha")
+"""The names of the continuous parameters, memo 2's s, tau, sigma and alpha: all positive, all learnable."""
+
+BINDINGS = ("sum", "product", "power", "atom")
+
+
+class Term(NamedTuple):
+    """Text of a formula: in a template, `{0:power}` brackets it unless it binds as tightly as a power."""
+
+    text: str
+    binding: str
+
+    def __format__(self, needed: str) -> str:
+        loose = needed and BINDINGS.index(self.binding) < BINDINGS.index(needed)
+        return f"({self.text})" if loose else self.text
+
+
+class Primitive(NamedTuple):
+    """A function, the names of its tensors, and how to print it; family None marks the inner primitives."""
+
+    function: Callable[..., Tensor]
+    inputs: tuple[str, ...]
+    defaults: dict[str, Value]
+    family: str | None
+    template: str | None
+    binding: str
+
+
+PRIMITIVES: dict[str, Primitive] = {}
+
+
+@dataclass(frozen=True, repr=False)
+class Expression:
+    """One primitive applied to expressions: hashable, equal when the formulas are equal, never changed.
+
+    Attributes:
+        name: the primitive, a key of PRIMITIVES.
+        inputs: the expressions it is applied to.
+        parameters: its other arguments, as pairs (name, value) in the order of its signature.
+
+    Chapter 13.
+    """
+
+    name: str
+    inputs: tuple["Expression", ...] = ()
+    parameters: tuple[tuple[str, Value], ...] = ()
+
+    def __post_init__(self) -> None:  # a tree's hash is asked for again and again: work it out once
+        object.__setattr__(self, "_hash", hash((self.name, self.inputs, self.parameters)))
+
+    def __hash__(self) -> int:
+        return cast(int, self.__dict__["_hash"])
+
+    def __reduce__(self) -> tuple[Any, ...]:  # hashes of strings differ between processes
+        return Expression, (self.name, self.inputs, self.parameters)
+
+    def __add__(self, other: "Expression") -> "Expression":
+        if not isinstance(other, Expression):
+            return NotImplemented
+        if other.name == "multiple":  # x + 0.1 * y is one pass over memory, not two
+            return _node("add_scaled", (self, *other.inputs), dict(other.parameters))
+        return _node("add", (self, other))
+
+    def __sub__(self, other: "Expression") -> "Expression":
+        return _node("subtract", (self, other)) if isinstance(other, Expression) else NotImplemented
+
+    def __mul__(self, other: "Expression | float") -> "Expression":
+        if isinstance(other, Expression):
+            return _node("multiply", (self, other))
+        return _node("multiple", (self,), {"scale": other})
+
+    __rmul__ = __mul__
+
+    def __matmul__(self, other: "Expression") -> "Expression":
+        return _node("matmul", (self, other)) if isinstance(other, Expression) else NotImplemented
+
+    def __pow__(self, degree: int) -> "Expression":
+        return _node("power", (self,), {"degree": degree})
+
+    def __neg__(self) -> "Expression":
+        return _node("negate", (self,))
+
+    @property
+    def primitive(self) -> Primitive:
+        return PRIMITIVES[self.name]
+
+    @property
+    def family(self) -> str | None:
+        """The family of the outermost primitive that has one; None for inner primitives alone."""
+        return self.head.primitive.family
+
+    @property
+    def head(self) -> "Expression":
+        """The outermost subexpression whose primitive has a family, or the expression itself."""
+        queue = deque([self])
+        while queue:
+            node = queue.popleft()
+            if node.primitive.family is not None:
+                return node
+            queue.extend(node.inputs)
+        return self
+
+    def __str__(self) -> str:
+        return self.format(*map(str, self.inputs))
+
+    __repr__ = __str__
+
+    def format(self, *inputs: str) -> str:
+        """The formula of this one primitive, with the text of each input given."""
+        primitive = self.primitive
+        if primitive.template is None:
+            extra = [f"{k}={_show(v)}" for k, v in self.parameters if v != primitive.defaults.get(k)]
+            return f"{self.name}({', '.join([*inputs, *extra])})"
+        terms = [Term(x, node.primitive.binding) for node, x in zip(self.inputs, inputs, strict=True)]
+        return primitive.template.format(*terms, **{k: _show(v) for k, v in self.parameters})
+
+    def to_json(self) -> str:
+        """The expression as JSON text: its distinct nodes, each after its inputs, numbers in full."""
+        nodes = distinct([self])
+        place = {node: i for i, node in enumerate(nodes)}
+        return json.dumps([[n.name, [place[i] for i in n.inputs], dict(n.parameters)] for n in nodes])
+
+    @staticmethod
+    def from_json(text: str) -> "Expression":
+        """The expression that `to_json` wrote.
+
+        Raises:
+            ValueError: the text is not JSON, or not an expression of known primitives.
+        """
+        nodes: list[Expression] = []
+        try:
+            for name, places, parameters in json.loads(text):
+                if name not in PRIMITIVES or any(not 0 <= place < len(nodes) for place in places):
+                    raise ValueError(f"primitive {name!r} with inputs {places!r} is not known")
+                values = {k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()}
+                nodes.append(_node(name, tuple(nodes[place] for place in places), values))
+            return nodes[-1]
+        except (ValueError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"text must be what Expression.to_json wrote: {error}") from error
+
+
+def distinct(expressions: Iterable[Expression]) -> list[Expression]:
+    """All subexpressions, equal ones once, each after its inputs."""
+    order: dict[Expression, None] = {}
+
+    def visit(node: Expression) -> None:
+        if node not in order:
+            for child in node.inputs:
+                visit(child)
+            order[node] = None
+
+    for expression in expressions:
+        visit(expression)
+    return list(order)
+
+
+Arguments = ParamSpec("Arguments")
+T = TypeVar("T", Tensor, Expression)  # for functions made of primitives, which work on both
+
+
+class Dual(Protocol[Arguments]):
+    """A function of tensors that writes itself down when it is called on expressions."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, x: Expression, /, *args: Any, **kwargs: Any
+    ) -> Expression: ...
+    @overload
+    def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensor: ...
+
+
+def primitive(
+    family: str | None = None, template: str | None = None, binding: str = "atom"
+) -> Callable[[Callable[Arguments, Tensor]], Dual[Arguments]]:
+    """Make a function of tensors a primitive.
+
+    Args:
+        family: one of the six families, or None for an inner primitive.
+        template: its formula, inputs by number and parameters by name; None prints it as a call.
+        binding: how tightly its formula binds: "sum", "product", "power" or "atom".
+
+    Returns:
+        A decorator. Arguments annotated `Tensor` become the inputs, all others the parameters.
+    """
+
+    def decorate(function: Callable[Arguments, Tensor]) -> Dual[Arguments]:
+        signature = inspect.signature(function)
+        inputs = tuple(k for k, p in signature.parameters.items() if p.annotation is Tensor)
+        defaults = {k: p.default for k, p in signature.parameters.items() if p.default is not p.empty}
+        name = function.__name__
+        PRIMITIVES[name] = Primitive(function, inputs, defaults, family, template, binding)
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            tensors = tuple(bound.arguments[k] for k in inputs)
+            parameters = {k: v for k, v in bound.arguments.items() if k not in inputs}
+            if any(isinstance(x, Expression) for x in tensors) or not inputs:
+                return _node(name, tensors, parameters)
+            for key, x in zip(inputs, tensors, strict=True):
+                _check.floating(key, x)
+            check_parameters(parameters)
+            return function(*bound.args, **bound.kwargs)
+
+        return cast(Dual[Arguments], call)
+
+    return decorate
+
+
+def source(template: str) -> Callable[[Callable[Arguments, Tensor]], Callable[Arguments, Expression]]:
+    """A primitive without inputs: numbers fixed by its parameters, which a bank works out once."""
+    return cast(Any, primitive(None, template))
+
+
+def check_parameters(parameters: dict[str, Any]) -> None:
+    """Parameters mean the same wherever they occur, so they are checked by name."""
+    for name, value in parameters.items():
+        if name in CONTINUOUS or name == "eps":
+            _check.number(name, value, 0, above=True)
+        elif name == "level":
+            _check.number(name, value, 0, 1)
+        elif name == "grid":
+            if value is not None and (not isinstance(value, tuple) or len(value) != 2):
+                raise ValueError(f"grid must be None or a pair (height, width), got {value!r}")
+            for side in value or ():
+                _check.integer("grid", side, 1)
+        elif value is not None:
+            low = {"seed": 0, "axis": 0, "degree": 2}.get(name, 1)
+            _check.integer(name, value, low)
+            if name == "window" and value % 2 == 0:
+                raise ValueError(f"window must be odd, got {value!r}")
+
+
+def _node(name: str, inputs: tuple[Any, ...], parameters: dict[str, Any] | None = None) -> Expression:
+    primitive, values = PRIMITIVES[name], {**PRIMITIVES[name].defaults, **(parameters or {})}
+    if len(inputs) != len(primitive.inputs) or not all(isinstance(x, Expression) for x in inputs):
+        raise ValueError(f"{name} must be given expressions for {primitive.inputs}, got {inputs!r}")
+    expected = [k for k in inspect.signature(primitive.function).parameters if k not in primitive.inputs]
+    if set(values) != set(expected):
+        raise ValueError(f"{name} must have the parameters {expected}, got {list(values)}")
+    check_parameters(values)
+    return Expression(
+        name, inputs, tuple((k, float(values[k]) if k in CONTINUOUS else values[k]) for k in expected)
+    )
+
+
+def _show(value: Value) -> str:
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+@source("h")
+def rows() -> Tensor:
+    """The input itself, which is given rather than computed."""
+    raise AssertionError("rows has no value of its own")
+
+
+h = rows()
+"""The input of every operator: a batch of rows (B, d)."""
