@@ -1,7 +1,7 @@
 """The reaction model: an image becomes concentrations, they react, ten of them are the answer."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from csos_lib import _check, dynamics
-from csos_lib.reactions import DenseReaction
+from csos_lib.reactions import (
+    CPReaction,
+    DenseReaction,
+    PairwiseReaction,
+    SymmetricReaction,
+    TuckerReaction,
+)
 from csos_lib.simplex import EPSILON, normalise
 
 PIXELS = 784
 CLASSES = 10
 _FORMAT = "csos_lib model 1"
+_FULL = {"dense": DenseReaction, "symmetric": SymmetricReaction, "pairwise": PairwiseReaction}
+_LOW_RANK = {"cp": CPReaction, "tucker": TuckerReaction}
+_ALPHA = {"euler": 1.0, "mirror": 0.1}
 
 
 class CSOS(nn.Module):
@@ -24,10 +33,12 @@ class CSOS(nn.Module):
         num_basis: N, the number of molecules, at least 10; molecules 0..9 are the classes.
         steps: T, how often the molecules react, at least 0 (0 leaves encoder and readout alone).
         decay: the share that fades before each reaction, in [0, 1).
-        alpha: the strength of the reaction, at least 0; None is 1.
-        reaction: "dense", or a module that maps (B, N) to (B, N).
-        rank: the rank of a low-rank reaction; None for "dense" and for a module.
-        dynamics: "euler", or a callable (x_0, reaction) -> x_T on concentrations (B, N).
+        alpha: the strength of the reaction, at least 0; None is 0.1 for "mirror" and 1 otherwise.
+        reaction: "dense", "symmetric", "cp", "tucker", "pairwise", or a module that maps (B, N) to (B, N).
+        rank: the rank of "cp" (None is N) and "tucker" (None is N // 2); None for the others.
+        dynamics: "euler", "mirror", or a callable (x_0, reaction) -> x_T on concentrations (B, N). With
+            "mirror" the model stays in log space: injection is a log_softmax, and so is the readout, over the
+            ten class molecules.
 
     Attributes:
         encoder: nn.Linear(784, N).
@@ -55,13 +66,13 @@ class CSOS(nn.Module):
         dynamics: str | Callable[[Tensor, dynamics.Reaction], Tensor] = "euler",
     ) -> None:
         super().__init__()
-        alpha = 1.0 if alpha is None else alpha
+        if not callable(dynamics):
+            _check.choice("dynamics", dynamics, tuple(_ALPHA))
+        alpha = _ALPHA.get(str(dynamics), 1.0) if alpha is None else alpha
         _check.integer("num_basis", num_basis, CLASSES)
         _check.integer("steps", steps, 0)
         _check.number("decay", decay, 0, 1, below=True)
         _check.number("alpha", alpha, 0)
-        if not callable(dynamics):
-            _check.choice("dynamics", dynamics, ("euler",))
         self.num_basis, self.steps, self.decay, self.alpha = num_basis, steps, decay, alpha
         self.dynamics, self.rank = dynamics, rank
         self.encoder = nn.Linear(PIXELS, num_basis)
@@ -70,17 +81,19 @@ class CSOS(nn.Module):
 
     @staticmethod
     def _make_reaction(reaction: str | nn.Module, num_basis: int, rank: int | None) -> nn.Module:
+        if isinstance(reaction, str) and reaction in _LOW_RANK:
+            return _LOW_RANK[reaction](num_basis, rank)
         if rank is not None:
             raise ValueError(f"rank must be None for reaction {reaction!r}, got {rank!r}")
         if isinstance(reaction, nn.Module):
             return reaction
-        _check.choice("reaction", reaction, ("dense",))
-        return DenseReaction(num_basis)
+        _check.choice("reaction", reaction, (*_FULL, *_LOW_RANK))
+        return _FULL[reaction](num_basis)
 
     def inject(self, images: Tensor) -> Tensor:
         """Concentrations x_0 (B, N) of images (B, 784) in [0, 1]. Chapter 1, :eq:`eq-injection`."""
-        _check.matrix("images", images, PIXELS, self.encoder.weight.dtype)
-        return normalise(torch.relu(self.encoder(images)))
+        amounts = self._encode(images)
+        return amounts.softmax(1) if self.dynamics == "mirror" else normalise(torch.relu(amounts))
 
     def react(self, x: Tensor) -> Tensor:
         """Concentrations x_T (B, N) from x_0 (B, N). Chapter 2, :eq:`eq-euler-step`."""
@@ -90,14 +103,30 @@ class CSOS(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Log-probabilities (B, 10) of images (B, 784) in [0, 1]. Chapter 3, :eq:`eq-readout`."""
+        if self.dynamics == "mirror":
+            for log_x in self._log_states(images):
+                last = log_x
+            return last[:, :CLASSES].log_softmax(1)
         return torch.log(self.react(self.inject(images))[:, :CLASSES] + EPSILON)
 
     def trajectory(self, images: Tensor) -> Tensor:
         """Concentrations (T + 1, B, N) at every step; only x_0 and x_T if `dynamics` is a callable."""
+        if self.dynamics == "mirror":
+            return torch.stack(list(self._log_states(images))).exp()
         x = self.inject(images)
         if callable(self.dynamics):
             return torch.stack([x, self.dynamics(x, self.reaction)])
         return dynamics.trajectory(x, self.reaction, self.steps, self.decay, self.alpha, self.dynamics)
+
+    def _encode(self, images: Tensor) -> Tensor:
+        _check.matrix("images", images, PIXELS, self.encoder.weight.dtype)
+        return self.encoder(images)
+
+    def _log_states(self, images: Tensor) -> Iterator[Tensor]:
+        log_x = self._encode(images).log_softmax(1)
+        return dynamics.iterate(
+            log_x, dynamics.mirror_step, self.reaction, self.steps, self.decay, self.alpha
+        )
 
     def extra_repr(self) -> str:
         return f"num_basis={self.num_basis}, steps={self.steps}, decay={self.decay}, alpha={self.alpha}"
@@ -160,13 +189,15 @@ def load(path: str | os.PathLike[str]) -> CSOS:
         raise ValueError(f"{path} is not a model file written by csos_lib.save") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{path} is not a model file written by csos_lib.save")
-    weights = content["weights"]
-    with torch.random.fork_rng(devices=[]):  # building the module draws starting values that are thrown away
-        model = CSOS(**content["recipe"])
     try:
-        model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {path} do not fit their recipe: {error}") from error
+        weights = content["weights"]
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # building the module draws starting values that are thrown away
+            model = CSOS(**content["recipe"])
+        model.to(weights["encoder.weight"].dtype).load_state_dict(weights)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit together: {error}") from error
     for name, value in weights.items():
         if not value.isfinite().all():
             raise ValueError(f"{name} in {path} holds values that are not finite")

@@ -1,6 +1,6 @@
 """How a reaction is applied over time: one step, T steps, and every state on the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -43,16 +43,74 @@ def euler_step(x: Tensor, reaction: Reaction, decay: float, alpha: float) -> Ten
     return normalise(torch.relu(mixed + alpha * reaction(mixed)))
 
 
+def mirror_step(log_x: Tensor, reaction: Reaction, decay: float, alpha: float) -> Tensor:
+    """One step in log space: forget, then multiply each concentration by the exponential of its production.
+
+    log x' = log_softmax((1 - decay) log x + alpha N R(x)).
+
+    Nothing is cut off, so nothing dies; decay pulls all concentrations towards each other. The factor N makes
+    up for R(x), which shrinks like 1 / N when N molecules share the concentration.
+
+    Args:
+        log_x: logarithms of concentrations (B, N).
+        reaction: maps concentrations (B, N) to the production R (B, N).
+        decay: the share of log x that is forgotten, in [0, 1).
+        alpha: the strength of the reaction, at least 0.
+
+    Returns:
+        Logarithms of concentrations (B, N) after the step; their exponentials sum to 1.
+
+    Raises:
+        ValueError: log_x is not (B, N) floating point, or decay or alpha is out of range.
+
+    Source: Kivinen & Warmuth (1997), exponentiated gradient; Beck & Teboulle (2003), mirror descent.
+    Chapter 4.
+
+    >>> log_x = torch.tensor([[0.5, 0.5]]).log()
+    >>> mirror_step(log_x, lambda x: x, decay=0.1, alpha=1.0).exp().tolist()
+    [[0.5, 0.5]]
+    """
+    _check_step(log_x, decay, alpha, "log_x")
+    return torch.log_softmax((1 - decay) * log_x + alpha * log_x.shape[1] * reaction(log_x.exp()), 1)
+
+
+def iterate(
+    state: Tensor, step: Step, reaction: Reaction, steps: int, decay: float, alpha: float
+) -> Iterator[Tensor]:
+    """The states of T steps, first to last, T + 1 in all.
+
+    Args:
+        state: what `step` takes: concentrations (B, N) for `euler_step`, their logarithms for `mirror_step`.
+        step: the dynamics.
+        reaction: maps concentrations to production. If it has a method `lay_out`, that is called once and
+            gives the function that all steps call.
+        steps: T, at least 0.
+        decay: in [0, 1).
+        alpha: at least 0.
+
+    Yields:
+        The state before the first step, and after each.
+    """
+    _check.integer("steps", steps, 0)
+    lay_out = getattr(reaction, "lay_out", None)
+    reaction = reaction if lay_out is None else lay_out()
+    yield state
+    for _ in range(steps):
+        state = step(state, reaction, decay, alpha)
+        yield state
+
+
 def run(x: Tensor, reaction: Reaction, steps: int, decay: float, alpha: float, kind: str = "euler") -> Tensor:
     """Concentrations after T steps, x_0 -> x_T.
 
     Args:
-        x: concentrations x_0 (B, N).
+        x: concentrations x_0 (B, N). For "mirror" they should be above 0: what is below the smallest normal
+            number counts as that.
         reaction: maps (B, N) to the production R (B, N).
         steps: T, at least 0.
         decay: in [0, 1).
         alpha: at least 0.
-        kind: "euler".
+        kind: "euler" or "mirror".
 
     Returns:
         Concentrations x_T (B, N).
@@ -62,7 +120,9 @@ def run(x: Tensor, reaction: Reaction, steps: int, decay: float, alpha: float, k
 
     Chapter 2.
     """
-    return trajectory(x, reaction, steps, decay, alpha, kind)[-1]
+    for state in _states(x, reaction, steps, decay, alpha, kind):
+        last = state
+    return last.exp() if kind == "mirror" else last
 
 
 def trajectory(
@@ -75,16 +135,24 @@ def trajectory(
 
     Chapter 2.
     """
-    _check.integer("steps", steps, 0)
-    _check.choice("kind", kind, ("euler",))
+    states = torch.stack(list(_states(x, reaction, steps, decay, alpha, kind)))
+    return states.exp() if kind == "mirror" else states
+
+
+def _states(
+    x: Tensor, reaction: Reaction, steps: int, decay: float, alpha: float, kind: str
+) -> Iterator[Tensor]:
+    _check.choice("kind", kind, tuple(STEPS))
     _check_step(x, decay, alpha)
-    states = [x]
-    for _ in range(steps):
-        states.append(euler_step(states[-1], reaction, decay, alpha))
-    return torch.stack(states)
+    state = x.clamp_min(torch.finfo(x.dtype).tiny).log() if kind == "mirror" else x
+    return iterate(state, STEPS[kind], reaction, steps, decay, alpha)
 
 
-def _check_step(x: Tensor, decay: float, alpha: float) -> None:
-    _check.matrix("x", x)
+def _check_step(x: Tensor, decay: float, alpha: float, name: str = "x") -> None:
+    _check.matrix(name, x)
     _check.number("decay", decay, 0, 1, below=True)
     _check.number("alpha", alpha, 0)
+
+
+STEPS: dict[str, Step] = {"euler": euler_step, "mirror": mirror_step}
+"""The named dynamics."""

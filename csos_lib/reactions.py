@@ -1,12 +1,74 @@
-"""What W is: modules that hold the rates of a reaction and map concentrations to production."""
+"""What W is: modules that hold the rates of a reaction and map concentrations to production.
+
+All start alike: the rates are random with mean 0, and for every x the production R(x)_k has the variance
+SCALE^2 (sum_i x_i^2)^2 that the memo's dense W gives it. Factors that are multiplied share that scale evenly.
+"""
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
+from csos_lib.quadratic import PackedQuadratic, count_pairs, pack, pair_members, unpack
+
+SCALE = 0.05
+"""The standard deviation of memo 1's W at the start."""
 
 
-class DenseReaction(nn.Module):
+def symmetrise(weight: Tensor) -> Tensor:
+    """The part of W that acts, (W[k, i, j] + W[k, j, i]) / 2: the rest cancels in R(x), as x_i x_j = x_j x_i.
+
+    Args:
+        weight: W (N, N, N), indexed [k, i, j].
+
+    Returns:
+        A tensor (N, N, N) with the same R(x) for every x.
+
+    Raises:
+        ValueError: weight is not a floating-point tensor (N, N, N).
+
+    Chapter 2.
+
+    >>> symmetrise(torch.ones(2, 2, 2)).sum().item()
+    8.0
+    """
+    _check_cube(weight)
+    return (weight + weight.transpose(1, 2)) / 2
+
+
+class _Reaction(nn.Module):
+    """What all reactions share: x (B, N) -> R(x) (B, N), with what can be laid out once laid out once."""
+
+    def __init__(self, num_basis: int) -> None:
+        super().__init__()
+        self.num_basis = _check.integer("num_basis", num_basis, 1)
+
+    def _lay_out(self) -> Callable[[Tensor], Tensor]:
+        raise NotImplementedError
+
+    def lay_out(self) -> Callable[[Tensor], Tensor]:
+        """This reaction as a function for many steps: whatever depends on W alone is done now, once."""
+        produce = self._lay_out()
+        dtype = next(self.parameters()).dtype
+
+        def reaction(x: Tensor) -> Tensor:
+            _check.matrix("x", x, self.num_basis, dtype)
+            return produce(x)
+
+        return reaction
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lay_out()(x)
+
+    def extra_repr(self) -> str:
+        return f"num_basis={self.num_basis}"
+
+
+class DenseReaction(_Reaction):
     """Every pair makes every molecule: R(x)_k = sum_ij W[k, i, j] x_i x_j with W free.
 
     Args:
@@ -26,19 +88,274 @@ class DenseReaction(nn.Module):
     """
 
     def __init__(self, num_basis: int) -> None:
-        super().__init__()
-        _check.integer("num_basis", num_basis, 1)
-        self.num_basis = num_basis
-        self.weight = nn.Parameter(0.05 * torch.randn(num_basis, num_basis, num_basis))
+        super().__init__(num_basis)
+        self.weight = nn.Parameter(SCALE * torch.randn(num_basis, num_basis, num_basis))
 
-    def forward(self, x: Tensor) -> Tensor:
-        _check.matrix("x", x, self.num_basis, self.weight.dtype)
-        pairs = (x[:, :, None] * x[:, None, :]).flatten(1)  # (B, N * N): one matrix product does the rest
-        return pairs @ self.weight.flatten(1).T
+    def _lay_out(self) -> Callable[[Tensor], Tensor]:
+        weight = self.weight.flatten(1).T
+
+        def produce(x: Tensor) -> Tensor:
+            pairs = (x[:, :, None] * x[:, None, :]).flatten(1)  # (B, N * N): one matrix product does the rest
+            return pairs @ weight
+
+        return produce
 
     def to_tensor(self) -> Tensor:
         """W (N, N, N) as W[k, i, j]."""
         return self.weight
 
+
+class SymmetricReaction(_Reaction):
+    """Each unordered pair once: the same functions as a dense W from half the numbers and half the work.
+
+    Args:
+        num_basis: N, the number of molecules, at least 1.
+
+    Attributes:
+        weight: (N, N (N + 1) / 2), the coefficient of x_i x_j in R(x)_k, that is W[k, i, j] + W[k, j, i] or
+            W[k, i, i]. Pairs go by circular diagonals: pair d * N + i is {i, (i + d) mod N}. It starts normal
+            with deviation 0.05, times sqrt 2 for i != j.
+
+    Raises:
+        ValueError: num_basis is not a positive integer; x is not (B, N) of the dtype of the weight.
+
+    Chapter 5.
+
+    >>> reaction = SymmetricReaction(4)
+    >>> reaction.weight.shape, reaction(torch.full((1, 4), 1 / 4)).shape
+    (torch.Size([4, 10]), torch.Size([1, 4]))
+    """
+
+    def __init__(self, num_basis: int) -> None:
+        super().__init__(num_basis)
+        i, j = pair_members(num_basis)
+        scale = SCALE * torch.where(i == j, 1.0, math.sqrt(2))
+        self.weight = nn.Parameter(scale * torch.randn(num_basis, count_pairs(num_basis)))
+
+    @classmethod
+    def from_tensor(cls, weight: Tensor) -> Self:
+        """The reaction with the same R(x) as a tensor W (N, N, N), on its device and in its dtype."""
+        _check_cube(weight)
+        with torch.device("meta"):
+            reaction = cls(len(weight))
+        return _filled(reaction, weight, weight=pack(weight))
+
+    def _lay_out(self) -> Callable[[Tensor], Tensor]:
+        weight = self.weight
+        return lambda x: PackedQuadratic.apply(x, weight)
+
+    def to_tensor(self) -> Tensor:
+        """The symmetric W (N, N, N) as W[k, i, j]."""
+        return unpack(self.weight)
+
+
+class CPReaction(_Reaction):
+    """W is a sum of R products of vectors: W[k, i, j] = sum_r C[k, r] A[r, i] B[r, j].
+
+    So R(x) = C (A x * B x), elementwise product, and W is never made.
+
+    Args:
+        num_basis: N, the number of molecules, at least 1.
+        rank: R, at least 1; None is N. Rank N^2 reaches every W.
+
+    Attributes:
+        left, right: A and B, (R, N).
+        out: C, (N, R). All three start normal with deviation (0.05 / sqrt R)^(1/3).
+
+    Raises:
+        ValueError: num_basis or rank is not a positive integer; x is not (B, N) of the dtype of the factors.
+
+    Source: Carroll & Chang (1970); Harshman (1970); Kolda & Bader (2009), section 3. Chapter 5.
+
+    >>> sum(p.numel() for p in CPReaction(64, rank=32).parameters())
+    6144
+    """
+
+    def __init__(self, num_basis: int, rank: int | None = None) -> None:
+        super().__init__(num_basis)
+        self.rank = _check.integer("rank", num_basis if rank is None else rank, 1)
+        scale = (SCALE / math.sqrt(self.rank)) ** (1 / 3)
+        self.left = nn.Parameter(scale * torch.randn(self.rank, num_basis))
+        self.right = nn.Parameter(scale * torch.randn(self.rank, num_basis))
+        self.out = nn.Parameter(scale * torch.randn(num_basis, self.rank))
+
+    @classmethod
+    def from_tensor(cls, weight: Tensor, rank: int, iterations: int = 100) -> Self:
+        """The best approximation of rank R that alternating least squares finds.
+
+        Only the symmetric part of W acts: `symmetrise` it first, and no rank is spent on the rest.
+
+        Args:
+            weight: W (N, N, N), indexed [k, i, j].
+            rank: R, at least 1.
+            iterations: at most so many rounds, at least 1.
+
+        Returns:
+            The reaction, on the device and in the dtype of W.
+
+        Raises:
+            ValueError: an argument is out of range.
+            ImportError: TensorLy is not installed.
+        """
+        _check_cube(weight)
+        _check.integer("iterations", iterations, 1)
+        with torch.device("meta"):
+            reaction = cls(len(weight), rank)
+        array = weight.detach().double().cpu().numpy()
+        tensorly = _import_tensorly()
+        with tensorly.backend_context("numpy"):
+            scales, (out, left, right) = tensorly.decomposition.parafac(
+                array, rank, n_iter_max=iterations, init="svd", tol=1e-10, random_state=0
+            )
+        even = scales ** (1 / 3)
+        factors = {"out": out * even, "left": (left * even).T, "right": (right * even).T}
+        return _filled(reaction, weight, **{name: torch.tensor(f) for name, f in factors.items()})
+
+    def _lay_out(self) -> Callable[[Tensor], Tensor]:
+        left, right, out = self.left.T, self.right.T, self.out.T
+        return lambda x: ((x @ left) * (x @ right)) @ out
+
+    def to_tensor(self) -> Tensor:
+        """W (N, N, N) as W[k, i, j]."""
+        return torch.einsum("kr,ri,rj->kij", self.out, self.left, self.right)
+
     def extra_repr(self) -> str:
-        return f"num_basis={self.num_basis}"
+        return f"{super().extra_repr()}, rank={self.rank}"
+
+
+class TuckerReaction(_Reaction):
+    """A small W between groups of molecules: W[k, i, j] = sum_pqs G[p, q, s] U[k, p] A[q, i] B[s, j].
+
+    Args:
+        num_basis: N, the number of molecules, at least 1.
+        rank: r, the number of groups on every side, at least 1; None is N // 2, at least 1. Rank N reaches
+            every W.
+
+    Attributes:
+        core: G (r, r, r).
+        left, right: A and B, (r, N).
+        out: U (N, r). All four start normal with deviation (0.05 / r^(3/2))^(1/4).
+
+    Raises:
+        ValueError: num_basis or rank is not a positive integer; x is not (B, N) of the dtype of the factors.
+
+    Source: Tucker (1966); Kolda & Bader (2009), section 4. Chapter 5.
+
+    >>> sum(p.numel() for p in TuckerReaction(64).parameters())
+    38912
+    """
+
+    def __init__(self, num_basis: int, rank: int | None = None) -> None:
+        super().__init__(num_basis)
+        self.rank = _check.integer("rank", max(num_basis // 2, 1) if rank is None else rank, 1)
+        scale = (SCALE / self.rank**1.5) ** (1 / 4)
+        self.core = nn.Parameter(scale * torch.randn(self.rank, self.rank, self.rank))
+        self.left = nn.Parameter(scale * torch.randn(self.rank, num_basis))
+        self.right = nn.Parameter(scale * torch.randn(self.rank, num_basis))
+        self.out = nn.Parameter(scale * torch.randn(num_basis, self.rank))
+
+    @classmethod
+    def from_tensor(cls, weight: Tensor, rank: int, iterations: int = 100) -> Self:
+        """The best approximation that higher-order orthogonal iteration finds.
+
+        Args:
+            weight: W (N, N, N), indexed [k, i, j].
+            rank: r, from 1 to N.
+            iterations: at most so many rounds, at least 1.
+
+        Returns:
+            The reaction, on the device and in the dtype of W.
+
+        Raises:
+            ValueError: an argument is out of range.
+            ImportError: TensorLy is not installed.
+
+        Source: De Lathauwer, De Moor & Vandewalle (2000).
+        """
+        _check_cube(weight)
+        _check.integer("iterations", iterations, 1)
+        if _check.integer("rank", rank, 1) > len(weight):
+            raise ValueError(f"rank must be at most N = {len(weight)}, got {rank}")
+        with torch.device("meta"):
+            reaction = cls(len(weight), rank)
+        array = weight.detach().double().cpu().numpy()
+        tensorly = _import_tensorly()
+        with tensorly.backend_context("numpy"):
+            core, (out, left, right) = tensorly.decomposition.tucker(
+                array, [rank] * 3, n_iter_max=iterations, tol=1e-8
+            )
+        factors = {"core": core, "out": out, "left": left.T, "right": right.T}
+        return _filled(reaction, weight, **{name: torch.tensor(f) for name, f in factors.items()})
+
+    def _lay_out(self) -> Callable[[Tensor], Tensor]:
+        left, right, out = self.left.T, self.right.T, self.out.T
+        core = self.core.flatten(1).T
+
+        def produce(x: Tensor) -> Tensor:
+            pairs = ((x @ left)[:, :, None] * (x @ right)[:, None, :]).flatten(1)  # (B, r * r) of groups
+            return pairs @ core @ out
+
+        return produce
+
+    def to_tensor(self) -> Tensor:
+        """W (N, N, N) as W[k, i, j]."""
+        return torch.einsum("pqs,kp,qi,sj->kij", self.core, self.out, self.left, self.right)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, rank={self.rank}"
+
+
+class PairwiseReaction(_Reaction):
+    """Each molecule is made where two mixtures meet: W[k, i, j] = A[k, i] B[k, j], so R(x) = A x * B x.
+
+    Args:
+        num_basis: N, the number of molecules, at least 1.
+
+    Attributes:
+        left, right: A and B, (N, N); both start normal with deviation sqrt 0.05.
+
+    Raises:
+        ValueError: num_basis is not a positive integer; x is not (B, N) of the dtype of the factors.
+
+    Chapter 5.
+
+    >>> sum(p.numel() for p in PairwiseReaction(64).parameters())
+    8192
+    """
+
+    def __init__(self, num_basis: int) -> None:
+        super().__init__(num_basis)
+        scale = math.sqrt(SCALE)
+        self.left = nn.Parameter(scale * torch.randn(num_basis, num_basis))
+        self.right = nn.Parameter(scale * torch.randn(num_basis, num_basis))
+
+    def _lay_out(self) -> Callable[[Tensor], Tensor]:
+        left, right = self.left.T, self.right.T
+        return lambda x: (x @ left) * (x @ right)
+
+    def to_tensor(self) -> Tensor:
+        """W (N, N, N) as W[k, i, j]."""
+        return self.left[:, :, None] * self.right[:, None, :]
+
+
+_R = TypeVar("_R", bound=_Reaction)
+
+
+def _check_cube(weight: Tensor) -> None:
+    _check.floating("weight", weight)
+    if weight.ndim != 3 or len(set(weight.shape)) != 1:
+        raise ValueError(f"weight must have shape (N, N, N), got {tuple(weight.shape)}")
+
+
+def _filled(reaction: _R, like: Tensor, **values: Tensor) -> _R:
+    """A reaction made on the meta device, filled with values, on the device and in the dtype of `like`."""
+    reaction.load_state_dict({name: value.detach().to(like) for name, value in values.items()}, assign=True)
+    return reaction
+
+
+def _import_tensorly() -> Any:
+    try:
+        importlib.import_module("tensorly.decomposition")
+        return importlib.import_module("tensorly")
+    except ImportError as error:
+        raise ImportError("from_tensor needs TensorLy: pip install tensorly") from error
