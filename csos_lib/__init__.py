@@ -10,7 +10,7 @@ True
 
 from csos_lib import dynamics, reactions, simplex
 from csos_lib.classifier import CSOS, load, save
-from csos_lib.datasets import Dataset, load_dataset
+from csos_lib.datasets import Dataset, load_dataset, load_results
 from csos_lib.training import Evaluation, History, evaluate, fit
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "fit",
     "load",
     "load_dataset",
+    "load_results",
     "reactions",
     "save",
     "simplex",

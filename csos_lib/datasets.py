@@ -1,5 +1,6 @@
 """Images as tensors: 5,000 bundled digits, or all of MNIST and Fashion-MNIST from torchvision."""
 
+import csv
 import gzip
 import hashlib
 import os
@@ -74,6 +75,25 @@ def load_dataset(name: str = "mnist5k", root: str | os.PathLike[str] | None = No
         if all(_find_idx(folder, stem) for stem in _IDX):
             return _read_idx(name, folder)
     return _download(name, root)
+
+
+def load_results(name: str) -> list[dict[str, str]]:
+    """The rows of a committed result of a script in benchmarks/, as csv.DictReader gives them.
+
+    Args:
+        name: the name of a file in csos_lib/results, without its .csv. Lines that begin with "#" say how it
+            was made (command, versions, machine) and are left out.
+
+    Raises:
+        ValueError: there is no such result.
+
+    How to use this book.
+    """
+    folder = files("csos_lib") / "results"
+    names = sorted(path.name.removesuffix(".csv") for path in folder.iterdir() if path.name.endswith(".csv"))
+    _check.choice("name", name, names)
+    lines = (folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
 
 def check_data(images: Tensor, labels: Tensor) -> None:

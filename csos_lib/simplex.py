@@ -8,7 +8,7 @@ from torch import Tensor
 from csos_lib import _check
 
 EPSILON = 1e-8
-"""The guard of memo 1: added to a sum before dividing by it, and to a concentration before its logarithm."""
+"""The guard of memo 1, added to a sum before dividing by it, and to a concentration before its logarithm."""
 
 
 def normalise(v: Tensor, epsilon: float = EPSILON) -> Tensor:
@@ -41,7 +41,7 @@ def barycentric(x: Tensor) -> Tensor:
         x: concentrations (..., 3) that sum to 1.
 
     Returns:
-        Points (..., 2): each corner weighted by the concentration of its molecule.
+        Points (..., 2), each corner weighted by the concentration of its molecule.
 
     Raises:
         ValueError: x is not floating point, or its last axis is not 3 long.

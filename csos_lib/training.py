@@ -1,6 +1,6 @@
 """Fitting a classifier by gradient descent, and measuring it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -37,6 +37,8 @@ def fit(
     batch_size: int = 128,
     seed: int = 0,
     progress: bool = True,
+    *,
+    after_epoch: Callable[[int], None] | None = None,
 ) -> History:
     """Train a classifier with Adam on the negative log-likelihood of the training images.
 
@@ -51,9 +53,10 @@ def fit(
         batch_size: at least 1; the last batch of an epoch may be smaller.
         seed: drives the shuffling (and dropout, if the model has any).
         progress: show a bar for each epoch; its line ends with the epoch's loss and accuracy.
+        after_epoch: called with 1, 2, ... after each epoch, to measure the model on the way.
 
     Returns:
-        The History: train_loss and train_accuracy, one float an epoch.
+        The History with train_loss and train_accuracy, one float an epoch.
 
     Raises:
         ValueError: an argument or the data is out of range, the model has no parameters, or what it gives are
@@ -96,6 +99,8 @@ def fit(
                 history.train_loss.append(loss_sum.item() / len(images))
                 history.train_accuracy.append(right.item() / len(images))
                 bar.set_postfix(loss=history.train_loss[-1], accuracy=history.train_accuracy[-1])
+            if after_epoch is not None:
+                after_epoch(epoch + 1)
     return history
 
 
