@@ -1,0 +1,130 @@
+"""Soft mixing: every operator always speaks, with a weight that is learned."""
+
+import torch
+from torch import Tensor, nn
+
+from csos_lib import _check
+from csos_lib.operators.axes import Grid
+from csos_lib.operators.bank import Bank
+from csos_lib.operators.inner import rms
+from csos_lib.operators.library import mini_library
+
+
+def mix(bank: Bank, h: Tensor, weights: Tensor) -> Tensor:
+    """sum_k weights_k f_k(h), added up as the operators answer, so that (K, B, d) never exists.
+
+    Args:
+        bank: K operators.
+        h: rows (B, d).
+        weights: (K,), or (B, K) to weigh each row on its own.
+
+    Returns:
+        (B, d).
+
+    Raises:
+        ValueError: weights is not (K,) or (B, K).
+
+    Source: memo 2, section 0. Chapters 13 and 22.
+    """
+    _check.floating("weights", weights)
+    if weights.shape not in ((len(bank),), (h.shape[0], len(bank))):
+        count = len(bank)
+        raise ValueError(f"weights must have shape ({count},) or (B, {count}), got {tuple(weights.shape)}")
+    columns = weights.unsqueeze(-2).unbind(-1)  # (1,) or (B, 1) each
+    y: Tensor | None = None
+    for k, answer in bank.stream(h):
+        y = columns[k] * answer if y is None else torch.addcmul(y, columns[k], answer)
+    assert y is not None
+    return y
+
+
+class Mixture(nn.Module):
+    """A soft choice among operators: y = sum_k pi_k Norm(f_k(h)), pi = softmax(logits / temperature).
+
+    Args:
+        bank: K operators.
+        temperature: above 0; low lets few speak, high all. An attribute that may be changed at any time; not
+            learned, because to rescale the logits does the same.
+        residual: add h, y = h + sum_k ...
+
+    Attributes:
+        logits: (K,), zero at first: all weights 1 / K.
+
+    Raises:
+        ValueError: an argument is out of range, or h is not (B, d).
+
+    Source: memo 2, section 0. Chapter 13.
+
+    >>> mixture = Mixture(mini_library(dim=8))
+    >>> mixture(torch.rand(3, 8)).shape, mixture.weights.sum().item()
+    (torch.Size([3, 8]), 1.0)
+    """
+
+    def __init__(self, bank: Bank, temperature: float = 1.0, residual: bool = False) -> None:
+        super().__init__()
+        if not isinstance(bank, Bank):
+            raise ValueError(f"bank must be a Bank, got {type(bank).__name__}")
+        _check.number("temperature", temperature, 0, above=True)
+        self.bank, self.temperature, self.residual = bank, temperature, residual
+        self.logits = nn.Parameter(torch.zeros(len(bank)))
+
+    @property
+    def weights(self) -> Tensor:
+        """pi (K,), on the simplex."""
+        return torch.softmax(self.logits / self.temperature, 0)
+
+    def forward(self, h: Tensor) -> Tensor:
+        y = mix(self.bank, h, self.weights)
+        return h + y if self.residual else y
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, residual={self.residual}"
+
+
+class OperatorNet(nn.Module):
+    """A classifier made of operators: stem, residual mixtures of mini libraries, head.
+
+    Args:
+        dim: d, the length of a row between the layers, at least 2.
+        blocks: how many mixtures, at least 0; each has a library of its own.
+        seed: fixes the libraries' random numbers, at least 0; stem and head come from torch's generator.
+        grid: (height, width) with height * width = dim, or None.
+        doublings: how often each library is doubled, at least 0.
+        learnable: learn the operators' continuous parameters too.
+
+    Raises:
+        ValueError: an argument is out of range, or images are not (B, 784) of the dtype of the model.
+
+    Source: memo 2; He et al. (2016), residual blocks. Chapter 13.
+
+    >>> OperatorNet(dim=16)(torch.rand(2, 784)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        dim: int = 64,
+        blocks: int = 2,
+        seed: int = 0,
+        grid: Grid = None,
+        doublings: int = 0,
+        learnable: bool = False,
+    ) -> None:
+        super().__init__()
+        _check.integer("blocks", blocks, 0)
+        _check.integer("doublings", doublings, 0)
+        self.stem = nn.Linear(784, dim)
+        self.mixtures = nn.ModuleList()
+        for block in range(blocks):
+            bank = mini_library(dim, seed + block, grid, learnable)
+            for _ in range(doublings):
+                bank = bank.doubled()
+            self.mixtures.append(Mixture(bank))
+        self.head = nn.Linear(dim, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        _check.matrix("images", images, 784, self.stem.weight.dtype)
+        x = rms(self.stem(images))
+        for mixture in self.mixtures:
+            x = rms(x + mixture(x))
+        return torch.log_softmax(self.head(x), -1)

@@ -1,0 +1,200 @@
+"""Family 5, order: sorting, ranking and assigning with a temperature instead of a decision."""
+
+import torch
+from torch import Tensor
+
+from csos_lib.operators.expressions import T, primitive
+from csos_lib.operators.inner import closeness, exp
+
+
+@primitive("sorting")
+def sort(s: Tensor) -> Tensor:
+    """Each row in descending order, equal values in the order they came."""
+    return s.sort(dim=-1, descending=True, stable=True).values
+
+
+@primitive("sorting")
+def absolute_difference(x: Tensor, y: Tensor) -> Tensor:
+    """|x_i - y_j|, (B, m) and (B, n) or (n,) to (B, m, n)."""
+    return (x.unsqueeze(-1) - y.unsqueeze(-2)).abs()
+
+
+@primitive("sorting")
+def squared_difference(x: Tensor, y: Tensor) -> Tensor:
+    """(x_i - y_j)^2, (B, m) and (B, n) or (n,) to (B, m, n)."""
+    return (x.unsqueeze(-1) - y.unsqueeze(-2)).square()
+
+
+def softsort(s: T, tau: float) -> T:
+    """SoftSort: softmax(-|sorted s_i - s_j| / tau), a permutation matrix whose rows are blurred.
+
+    Args:
+        s: rows (B, n).
+        tau: the temperature, above 0.
+
+    Returns:
+        P (B, n, n): rows sum to 1, P s is s in descending order as tau goes to 0 and its mean as tau grows.
+
+    Source: Prillo & Eisenschlos (2020), eq. 3. Chapter 18.
+
+    >>> softsort(torch.tensor([[1.0, 3.0, 2.0]]), tau=0.01).round().int().tolist()
+    [[[0, 1, 0], [0, 0, 1], [1, 0, 0]]]
+    """
+    return closeness(absolute_difference(sort(s), s), tau)
+
+
+@primitive("sorting")
+def softsorted(ordered: Tensor, tau: float | Tensor) -> Tensor:
+    """What SoftSort's matrix makes of the values themselves, without the matrix: n numbers, not n^2.
+
+    With weights exp(-|a_i - a_j| / tau) over a sorted list, the sums to the left and to the right of i are
+    two running sums, kept as logarithms.
+
+    Args:
+        ordered: rows (B, n) in descending order, from :func:`sort`.
+        tau: the temperature, above 0.
+
+    Returns:
+        (B, n), equal to softsort(s, tau) @ s.
+
+    Chapter 18.
+
+    >>> softsorted(torch.tensor([[3.0, 2.0, 1.0]]), tau=0.01).round(decimals=3)
+    tensor([[3., 2., 1.]])
+    """
+    low = ordered[..., -1:]
+    depth, above = ordered / -tau, (ordered - low + 1).log()  # + 1 keeps the logarithm of the last one finite
+    up = torch.stack([depth, depth + above]).logcumsumexp(-1)
+    down = torch.stack([-depth, above - depth]).flip(-1).logcumsumexp(-1).flip(-1)
+    beyond = torch.cat(
+        [down[..., 1:] + depth[..., :-1], torch.full_like(low, -torch.inf).expand_as(down[..., :1])], -1
+    )
+    total = torch.logaddexp(up - depth, beyond)
+    return (total[1] - total[0]).exp() + low - 1
+
+
+@primitive("sorting")
+def absolute_row_sums(s: Tensor, ordered: Tensor) -> Tensor:
+    """sum_j |s_i - s_j| for every i, in n log n steps: the place of s_i in the sorted row tells the signs.
+
+    Args:
+        s: rows (B, n).
+        ordered: the same rows in descending order, from :func:`sort`.
+
+    Returns:
+        (B, n).
+
+    Chapter 18.
+
+    >>> absolute_row_sums(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[3.0, 2.0, 1.0]]))
+    tensor([[3., 3., 2.]])
+    """
+    n = s.shape[-1]
+    place = torch.searchsorted(-ordered.detach(), -s.detach())  # how many are larger
+    sums = torch.cat([torch.zeros_like(ordered[..., :1]), ordered.cumsum(-1)], -1)
+    larger = sums.gather(-1, place)
+    return 2 * larger - sums[..., -1:] + (n - 2 * place) * s
+
+
+@primitive("sorting")
+def order_weights(s: Tensor, row_sums: Tensor, tau: float | Tensor) -> Tensor:
+    """softmax over j of ((n + 1 - 2 i) s_j - row_sums_j) / tau, for i = 1 ... n: (B, n, n)."""
+    n = s.shape[-1]
+    slope = torch.arange(n - 1, -n, -2, device=s.device, dtype=s.dtype)
+    return torch.softmax((slope.unsqueeze(-1) * s.unsqueeze(-2) - row_sums.unsqueeze(-2)) / tau, -1)
+
+
+def neuralsort(s: T, tau: float) -> T:
+    """NeuralSort: softmax(((n + 1 - 2 i) s_j - sum_k |s_j - s_k|) / tau) for i = 1 ... n.
+
+    Its logarithms grow with n, SoftSort's do not: equal blur needs about n times the tau.
+
+    Args:
+        s: rows (B, n).
+        tau: the temperature, above 0.
+
+    Returns:
+        P (B, n, n): rows sum to 1, P s is s in descending order as tau goes to 0 and its mean as tau grows.
+
+    Source: Grover et al. (2019), eq. 5. Chapter 18.
+
+    >>> neuralsort(torch.tensor([[1.0, 3.0, 2.0]]), tau=0.01).round().int().tolist()
+    [[[0, 1, 0], [0, 0, 1], [1, 0, 0]]]
+    """
+    return order_weights(s, absolute_row_sums(s, sort(s)), tau)
+
+
+@primitive("sorting")
+def soft_rank(s: Tensor, tau: float | Tensor) -> Tensor:
+    """1/2 + sum_j sigmoid((s_j - s_i) / tau): how many are larger, each counted softly.
+
+    Args:
+        s: rows (B, n).
+        tau: the temperature, above 0.
+
+    Returns:
+        (B, n): the ranks 1 (largest) to n as tau goes to 0, (n + 1) / 2 for all as tau grows.
+
+    Source: Qin, Liu & Li (2010), ranks as sums of sigmoids. Chapter 18.
+
+    >>> soft_rank(torch.tensor([[1.0, 3.0, 2.0]]), tau=0.01)
+    tensor([[3., 1., 2.]])
+    """
+    return torch.sigmoid((s.unsqueeze(-2) - s.unsqueeze(-1)) / tau).sum(-1) + 0.5
+
+
+@primitive("sorting")
+def score(distance: Tensor, tau: float | Tensor) -> Tensor:
+    """-distance / tau, the logarithm of a plan that has not been balanced yet."""
+    return distance / -tau
+
+
+@primitive("sorting")
+def log_sinkhorn(log_alpha: Tensor, iterations: int) -> Tensor:
+    """:func:`sinkhorn` in logarithms; applied again it goes on where it stopped: 3 rounds and 2 are 5."""
+    for _ in range(iterations):
+        log_alpha = log_alpha - log_alpha.logsumexp(-1, keepdim=True)
+        log_alpha = log_alpha - log_alpha.logsumexp(-2, keepdim=True)
+    return log_alpha
+
+
+def sinkhorn(log_alpha: T, iterations: int) -> T:
+    """Balance exp(log_alpha): divide rows, then columns, by their sums, again and again, in logarithms.
+
+    Args:
+        log_alpha: scores (B, n, n).
+        iterations: T, at least 1.
+
+    Returns:
+        P (B, n, n): columns sum to 1; rows do in the limit of many rounds.
+
+    Source: Sinkhorn & Knopp (1967); Mena et al. (2018), eq. 3. Chapter 18.
+
+    >>> sinkhorn(torch.zeros(1, 2, 2), iterations=1)
+    tensor([[[0.5000, 0.5000],
+             [0.5000, 0.5000]]])
+    """
+    return exp(log_sinkhorn(log_alpha, iterations))
+
+
+@primitive(template="{0:power} · {1:power}", binding="product")
+def collect(values: Tensor, weights: Tensor) -> Tensor:
+    """sum_i values_i weights_ij: each column's share of the values, (B, n) and (B, n, m) to (B, m)."""
+    return (values.unsqueeze(-2) @ weights).squeeze(-2)
+
+
+def sinkhorn_sort(s: T, places: T, tau: float, iterations: int) -> T:
+    """Sort by transport: Sinkhorn on the scores -(s_i - y_j)^2 / tau carries each value to a place y_j.
+
+    Args:
+        s: rows (B, n), standardised.
+        places: y (n,), descending: `anchors(dim)` in a formula.
+        tau: the temperature, above 0.
+        iterations: T, at least 1.
+
+    Returns:
+        (B, n), descending as the places are, inside the range of each row.
+
+    Source: Cuturi, Teboul & Vert (2019). Chapter 18.
+    """
+    return collect(s, sinkhorn(score(squared_difference(s, places), tau), iterations))

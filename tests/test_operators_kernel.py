@@ -1,0 +1,59 @@
+"""Family 4 against scikit-learn; neighbours from the nearest to the mean of all."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
+
+from csos_lib.operators import closeness, prototypes, rbf, soft_neighbours, squared_distance
+
+
+def test_distances_and_kernels_are_scikit_learns() -> None:
+    x, c = torch.randn(6, 10, dtype=torch.float64), torch.randn(4, 10, dtype=torch.float64)
+    d = squared_distance(x, c)
+    torch.testing.assert_close(d, torch.from_numpy(euclidean_distances(x, c, squared=True)) / 10)
+    expected = torch.from_numpy(rbf_kernel(x, c, gamma=1 / (10 * 0.7**2)))
+    torch.testing.assert_close(rbf(d, 0.7), expected)
+    readout = torch.randn(4, 10, dtype=torch.float64)
+    torch.testing.assert_close(prototypes(x, c, readout, 0.7), expected @ readout)
+
+
+def test_distance_to_itself_is_zero_with_a_gradient_of_zero() -> None:
+    x = (100 * torch.randn(5, 7)).requires_grad_()
+    d = squared_distance(x, x.detach())
+    assert d.min() >= 0
+    assert d.diagonal().max() < 1e-2
+    d.diagonal().sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().max() < 1e-3
+
+
+@given(tau=st.floats(0.05, 5), seed=st.integers(0, 1000))
+def test_neighbours_are_weighted_means(tau: float, seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    x, c = (
+        torch.randn(5, 3, generator=g, dtype=torch.float64),
+        torch.randn(8, 3, generator=g, dtype=torch.float64),
+    )
+    p = closeness(squared_distance(x, c), tau)
+    torch.testing.assert_close(p.sum(-1), torch.ones(5, dtype=torch.float64))
+    y = soft_neighbours(x, c, tau)
+    assert (y <= c.amax(0) + 1e-12).all()
+    assert (y >= c.amin(0) - 1e-12).all()
+    shuffle = torch.randperm(8, generator=g)
+    torch.testing.assert_close(soft_neighbours(x, c[shuffle], tau), y)
+    torch.testing.assert_close(soft_neighbours(x.flip(0), c, tau), y.flip(0))
+
+
+def test_limits() -> None:
+    x, c = torch.randn(20, 3, dtype=torch.float64), torch.randn(8, 3, dtype=torch.float64)
+    nearest = c[torch.cdist(x, c).argmin(1)]
+    torch.testing.assert_close(soft_neighbours(x, c, 1e-6), nearest)
+    torch.testing.assert_close(soft_neighbours(x, c, 1e8), c.mean(0).expand(20, 3))
+    torch.testing.assert_close(rbf(squared_distance(x, c), 1e6), torch.ones(20, 8, dtype=torch.float64))
+
+
+def test_shapes_must_fit() -> None:
+    with pytest.raises(RuntimeError):
+        squared_distance(torch.rand(2, 3), torch.rand(2, 4))
