@@ -30,17 +30,8 @@ def _drop_repeated_scripts(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
 ) -> None:
     """Keep one of each script: Jupyter Book registers its inline scripts twice, and the second one throws."""
-    seen: set[object] = set()
-    kept = []
-    for script in context.get("script_files", []):
-        key = (
-            getattr(script, "filename", script),
-            str(sorted(getattr(script, "attributes", {}).items(), key=str)),
-        )
-        if key not in seen:
-            seen.add(key)
-            kept.append(script)
-    context["script_files"] = kept
+    scripts = {(s.filename or "", str(s.attributes)): s for s in context.get("script_files", [])}
+    context["script_files"] = list(scripts.values())
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -1,0 +1,153 @@
+"""The built pages in a real browser: light and dark, on a desk and on a phone, with the network off."""
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SITE = ROOT / "_build" / "html"
+SHOTS = ROOT / "screenshots"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# What axe reports of the theme's own markup, on every page of any book.
+THEME_RULES = {"label-content-name-mismatch", "region"}
+pytestmark = pytest.mark.browser
+
+
+def pages() -> list[str]:
+    """Pages with a text of their own: not the index, which forwards, nor the generated lists."""
+    found = sorted(p.relative_to(SITE).as_posix() for p in SITE.glob("*/*.html") if "_" not in p.parts[-2])
+    return found or ["missing"]
+
+
+def reason_to_skip() -> str | None:
+    if not (SITE / "index.html").is_file():
+        return "the book is not built: run make strict-book"
+    if shutil.which("chromium") is None:
+        return "no chromium on this machine: install Debian's package chromium to run the browser tests"
+    return None
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    reason = reason_to_skip()
+    if reason is not None:
+        if os.environ.get("CSOS_REQUIRE_BROWSER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(site: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize("name", pages())
+def test_page(site: str, browser: Any, name: str) -> None:
+    """No console error, no off-site request, equations set, nothing cut off, axe content."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    page = context.new_page()
+    errors: list[str] = []
+    elsewhere: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on(
+        "request", lambda r: None if r.url.startswith((site, "data:", "blob:")) else elsewhere.append(r.url)
+    )
+    page.on("response", lambda r: errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    page.goto(site + name, wait_until="load")
+    page.evaluate("() => window.MathJax && MathJax.startup.promise")
+    SHOTS.mkdir(exist_ok=True)
+    stem = name.removesuffix(".html").replace("/", "-")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for width in (1280, 360):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(100)  # the theme follows the window with a short delay
+            assert page.evaluate("document.documentElement.dataset.theme") == scheme
+            overflow = page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            page.screenshot(path=SHOTS / f"{stem}-{width}-{scheme}.png", full_page=True)
+            assert overflow <= 1, f"{scheme}, {width} px: the page is {overflow} px wider than the window"
+        # docutils writes the roles of a bibliography entry, which axe calls outdated.
+        violations = (
+            Axe()
+            .run(page, context={"exclude": [[".citation-list"]]}, options={"preload": False})
+            .response["violations"]
+        )
+        found = [
+            f"{scheme}: {v['id']}: {v['help']} {[node['html'][:120] for node in v['nodes'][:3]]}"
+            for v in violations
+            if v["id"] not in THEME_RULES
+        ]
+        assert not found, "\n".join(found)
+    assert page.locator("mjx-merror").count() == 0, "an equation does not parse"
+    for alt in page.eval_on_selector_all("article img", "images => images.map(image => image.alt)"):
+        assert len(alt) > 20, f"alternative text {alt!r}"
+        assert "_images/" not in alt
+    context.close()
+    assert not elsewhere, "the page asks for something off-site"
+    assert not errors
+
+
+def test_equations_are_local(site: str, browser: Any) -> None:
+    page = browser.new_page()
+    page.goto(site + "notebooks/01-pixels-become-molecules.html", wait_until="load")
+    page.wait_for_selector("mjx-container")
+    assert page.locator("mjx-container").count() > 20
+    page.close()
+
+
+def test_animation_moves(site: str, browser: Any) -> None:
+    """The triangle of chapter 2 runs without a kernel, by button and by keyboard."""
+    page = browser.new_page()
+    page.goto(site + "notebooks/02-molecules-react.html", wait_until="load")
+    box = page.locator("[id^=csos-]").first
+    dot, slider = box.locator("circle").first, box.locator("input")
+
+    def position() -> float:
+        return float(dot.get_attribute("cx"))
+
+    start = position()
+    box.get_by_role("button", name="Play").click()
+    page.wait_for_timeout(700)
+    assert position() != start
+    assert int(slider.input_value()) >= 1
+    box.get_by_role("button", name="Pause").click()
+    slider.focus()
+    page.keyboard.press("Home")
+    assert position() == start
+    page.keyboard.press("ArrowRight")
+    assert box.locator("output").inner_text() == "step 1"
+    page.close()
