@@ -1,0 +1,260 @@
+"""Reading a trained reaction: which pairs made each molecule, what a knock-out costs, what the encoder seeks.
+
+Only the symmetric part of W acts, so all is told in unordered pairs i <= j, each with the one coefficient
+that counts: c[k, i, j] = W[k, i, j] + W[k, j, i], or W[k, i, i].
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from csos_lib import _check
+from csos_lib.classifier import CLASSES, CSOS
+from csos_lib.datasets import check_data
+from csos_lib.dynamics import euler_step, iterate, mirror_step
+from csos_lib.reactions import SymmetricReaction, symmetrise
+from csos_lib.simplex import EPSILON
+
+
+class Attribution(NamedTuple):
+    """Where the final state comes from: total = start + pairs.sum((0, 2, 3)) + norm, for every molecule.
+
+    total: (N,), x_T for the Euler step, log x_T for the mirror step (means over the images).
+    start: (N,), the part that is left of x_0 (or log x_0).
+    pairs: (T, N, N, N), [t, k, i, j] is the part that the pair i <= j made at step t; a negative part is
+        inhibition. The entries with i > j are 0.
+    norm: (N,), what normalising took. It is 0 for the Euler step, whose parts are divided by the same sum as
+        x; for the mirror step it is one number for all molecules, so it never decides between two.
+    """
+
+    total: Tensor
+    start: Tensor
+    pairs: Tensor
+    norm: Tensor
+
+
+class Pathway(NamedTuple):
+    """The pair (i, j) makes k; strength is what it made, or took if negative."""
+
+    i: int
+    j: int
+    k: int
+    strength: float
+
+
+@torch.no_grad()
+def attribute(model: CSOS, images: Tensor) -> Attribution:
+    """Split the final concentrations of a model into what each pair made at each step.
+
+    The Euler step divides all it adds up by the same sum Z, so for a molecule that lives
+
+        x'_k = (1 - decay) x_k / Z + sum_{i <= j} alpha c[k, i, j] m_i m_j / Z,    m = (1 - decay) x,
+
+    and 0 = 0 + 0 for one that is cut off. The first term carries on what was made at earlier steps. The mirror
+    step adds up in log space: log x'_k = (1 - decay) log x_k + sum alpha N c[k, i, j] x_i x_j - log Z.
+
+    Args:
+        model: a CSOS with named dynamics and a reaction that has `to_tensor`.
+        images: (B, 784). One row explains that image; the rows of one class explain the class on average.
+
+    Returns:
+        The mean Attribution of the images.
+
+    Raises:
+        ValueError: the dynamics is a callable, the reaction has no dense tensor, or images are not (B, 784).
+
+    Chapter 6.
+
+    >>> model = CSOS(12, dynamics="mirror")
+    >>> a = attribute(model, torch.rand(1, 784))
+    >>> bool(torch.allclose(a.total, a.start + a.pairs.sum((0, 2, 3)) + a.norm, atol=1e-5))
+    True
+    """
+    coefficients = pair_coefficients(model)
+    step = {"euler": euler_step, "mirror": mirror_step}.get(str(model.dynamics))
+    if step is None:
+        raise ValueError("model must have its dynamics named by a string to be attributed, got a callable")
+    _check.matrix("images", images, 784, model.encoder.weight.dtype)
+    amounts = model.encoder(images)
+    first = amounts.log_softmax(1) if step is mirror_step else model.inject(images)
+    states = list(iterate(first, step, model.reaction, model.steps, model.decay, model.alpha))
+    replay = _replay_mirror if step is mirror_step else _replay_euler
+    carried = torch.ones_like(first)  # how much of a part made at step t is left at the end
+    norm = torch.zeros_like(first)
+    pairs = []
+    for before, after in zip(reversed(states[:-1]), reversed(states[1:]), strict=True):
+        mixed, made, kept, lost = replay(model, before, after)
+        weights = (carried * made).T @ (mixed[:, :, None] * mixed[:, None, :]).flatten(1)
+        pairs.append(coefficients * weights.view_as(coefficients) / len(images))
+        norm += carried * lost
+        carried = carried * kept
+    stacked = torch.stack(pairs[::-1]) if pairs else coefficients.new_zeros(0, *coefficients.shape)
+    return Attribution(states[-1].mean(0), (carried * first).mean(0), stacked, norm.mean(0))
+
+
+def _replay_euler(model: CSOS, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What meets, how much of the meeting is made, how much of x is kept, and what normalising takes."""
+    mixed = (1 - model.decay) * before
+    amounts = mixed + model.alpha * model.reaction(mixed)
+    living = (amounts > 0) / (amounts.relu().sum(1, keepdim=True) + EPSILON)
+    return mixed, model.alpha * living, (1 - model.decay) * living, torch.zeros_like(after)
+
+
+def _replay_mirror(model: CSOS, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x = before.exp()
+    strength, keep = model.alpha * model.num_basis, 1 - model.decay
+    lost = after - (keep * before + strength * model.reaction(x))
+    return x, torch.full_like(x, strength), torch.full_like(x, keep), lost
+
+
+def pair_coefficients(model: CSOS) -> Tensor:
+    """c (N, N, N): [k, i, j] is the coefficient of x_i x_j in R(x)_k for i <= j, and 0 for i > j.
+
+    Args:
+        model: a CSOS with a reaction that has `to_tensor`.
+
+    Raises:
+        ValueError: the reaction has no dense tensor.
+    """
+    symmetric = symmetrise(_dense(model))
+    return symmetric.triu() + symmetric.triu(1)
+
+
+def strongest(parts: Tensor, count: int = 10, molecules: list[int] | None = None) -> list[Pathway]:
+    """The few pathways that make or take most.
+
+    Args:
+        parts: (N, N, N), [k, i, j], such as Attribution.pairs.sum(0) or `pair_coefficients`.
+        count: at most so many, at least 1.
+        molecules: only those that make one of these; None is all.
+
+    Returns:
+        Pathways, the largest |strength| first; none of strength 0.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Chapter 6.
+
+    >>> parts = torch.zeros(3, 3, 3)
+    >>> parts[2, 0, 1] = -0.5
+    >>> strongest(parts)
+    [Pathway(i=0, j=1, k=2, strength=-0.5)]
+    """
+    _check.floating("parts", parts)
+    if parts.ndim != 3 or len(set(parts.shape)) != 1:
+        raise ValueError(f"parts must have shape (N, N, N), got {tuple(parts.shape)}")
+    _check.integer("count", count, 1)
+    size = len(parts)
+    chosen = list(range(size)) if molecules is None else molecules
+    for molecule in chosen:
+        _check_molecule("molecules", molecule, size)
+    flat = parts.detach()[chosen].flatten()
+    order = flat.abs().topk(min(count, len(flat))).indices.tolist()
+    places = [(place // size**2, place // size % size, place % size, float(flat[place])) for place in order]
+    return [Pathway(i, j, chosen[row], strength) for row, i, j, strength in places if strength]
+
+
+def without_molecule(model: CSOS, molecule: int) -> CSOS:
+    """A copy of a model in which one molecule is never there: not injected, not made, in no reaction.
+
+    Args:
+        model: a CSOS with a reaction that has `to_tensor`; it is left as it is.
+        molecule: 0..N - 1. Without one of 0..9 that class is never the answer: its probability is 0 for the
+            mirror step and 1e-8 for the Euler step.
+
+    Raises:
+        ValueError: there is no such molecule, or the reaction has no dense tensor.
+
+    Chapter 6.
+    """
+    _check_molecule("molecule", molecule, model.num_basis)
+    weight = _dense(model).clone()
+    weight[molecule] = weight[:, molecule] = weight[:, :, molecule] = 0
+    copy = _copy_with(model, weight)
+    with torch.no_grad():
+        copy.encoder.weight[molecule] = 0
+        copy.encoder.bias[molecule] = -math.inf  # relu makes it 0, softmax too
+    return copy
+
+
+def without_reaction(model: CSOS, i: int, j: int, k: int) -> CSOS:
+    """A copy of a model in which the pair (i, j) no longer makes k.
+
+    Args:
+        model: a CSOS with a reaction that has `to_tensor`; it is left as it is.
+        i, j, k: molecules, 0..N - 1. (i, j) and (j, i) are the same pair.
+
+    Raises:
+        ValueError: there is no such molecule, or the reaction has no dense tensor.
+
+    Chapter 6.
+    """
+    for name, molecule in (("i", i), ("j", j), ("k", k)):
+        _check_molecule(name, molecule, model.num_basis)
+    weight = _dense(model).clone()
+    weight[k, i, j] = weight[k, j, i] = 0
+    return _copy_with(model, weight)
+
+
+@torch.no_grad()
+def class_accuracy(model: CSOS, images: Tensor, labels: Tensor) -> Tensor:
+    """The share of right answers in each class, (10,); NaN for a class that has no image.
+
+    What a knock-out costs each class is the difference of two of these.
+
+    Args:
+        model: gives log-probabilities (B, 10).
+        images: (n, 784), pixels in [0, 1].
+        labels: (n,) int64, 0..9.
+
+    Raises:
+        ValueError: the data is out of range.
+
+    Chapter 6.
+    """
+    check_data(images, labels)
+    right = (model(images).argmax(1) == labels).float()
+    counts = torch.bincount(labels, minlength=CLASSES)
+    return torch.bincount(labels, weights=right, minlength=CLASSES) / counts
+
+
+def templates(model: CSOS) -> Tensor:
+    """The rows of the encoder as images (N, 28, 28): which pixels inject each molecule, which hold it back.
+
+    Chapter 6.
+    """
+    return model.encoder.weight.detach().view(-1, 28, 28)
+
+
+def _dense(model: CSOS) -> Tensor:
+    to_tensor = getattr(model.reaction, "to_tensor", None)
+    if to_tensor is None:
+        raise ValueError(
+            f"model.reaction must have to_tensor(), and {type(model.reaction).__name__} has none"
+        )
+    return to_tensor().detach()
+
+
+def _copy_with(model: CSOS, weight: Tensor) -> CSOS:
+    """The same model with another W; its reaction is a module of its own, so `save` will refuse it."""
+    with torch.device("meta"):
+        copy = CSOS(
+            model.num_basis,
+            model.steps,
+            model.decay,
+            model.alpha,
+            reaction=SymmetricReaction(1),
+            dynamics=model.dynamics,
+        )
+    state = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    copy.encoder.load_state_dict(state, assign=True)
+    copy.reaction = SymmetricReaction.from_tensor(weight)
+    return copy.train(model.training)
+
+
+def _check_molecule(name: str, molecule: object, size: int) -> None:
+    if _check.integer(name, molecule, 0) >= size:
+        raise ValueError(f"{name} must be at most N - 1 = {size - 1}, got {molecule}")
