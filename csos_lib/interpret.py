@@ -52,7 +52,7 @@ def attribute(model: CSOS, images: Tensor) -> Attribution:
 
         x'_k = (1 - decay) x_k / Z + sum_{i <= j} alpha c[k, i, j] m_i m_j / Z,    m = (1 - decay) x,
 
-    and 0 = 0 + 0 for one that is cut off. The first term carries on what was made at earlier steps. The mirror
+    and 0 = 0 + 0 for one that is cut off. The first term carries on what earlier steps made. The mirror
     step adds up in log space: log x'_k = (1 - decay) log x_k + sum alpha N c[k, i, j] x_i x_j - log Z.
 
     Args:
