@@ -116,6 +116,9 @@ def test_page(site: str, browser: Any, name: str) -> None:
     for alt in page.eval_on_selector_all("article img", "images => images.map(image => image.alt)"):
         assert len(alt) > 20, f"alternative text {alt!r}"
         assert "_images/" not in alt
+    if name.startswith("notebooks/"):
+        colab = page.locator('a[href^="https://colab.research.google.com/github/"]').first
+        assert colab.get_attribute("href").endswith(f"/blob/main/{name.removesuffix('.html')}.ipynb")
     context.close()
     assert not elsewhere, "the page asks for something off-site"
     assert not errors

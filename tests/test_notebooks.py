@@ -1,0 +1,139 @@
+"""What every chapter has, checked on the committed files; what its cells print is nbval's part."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOT_RUN = {"skip-execution", "nbval-skip"}
+chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def tags(cell: Any) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+def markdown(path: Path) -> str:
+    return "\n\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+
+
+def text_of(cell: Any) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+@chapter
+def test_every_cell_was_run_in_order(path: Path) -> None:
+    """A notebook that was never run would pass nbval."""
+    cells = [c for c in read(path).cells if c.cell_type == "code" and not tags(c) & NOT_RUN]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        assert not [o for o in cell.outputs if o.output_type == "error"]
+        assert not [o for o in cell.outputs if o.get("name") == "stderr"], "a warning is printed"
+
+
+@chapter
+def test_colab_can_install_and_offers_a_gpu(path: Path) -> None:
+    notebook = read(path)
+    assert notebook.metadata.accelerator == "GPU"
+    install = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert tags(install) == {"remove-cell", "nbval-skip", "skip-execution"}
+    assert 'if "google.colab" in sys.modules:' in install.source
+
+
+@chapter
+def test_the_opening_box(path: Path) -> None:
+    first = read(path).cells[0].source
+    assert re.match(r"# \S.*\n\n> \*\*For\*\* ", first)
+    for part in ("**Before this chapter:**", "**You will be able to**"):
+        assert part in first
+    seconds = re.search(r"\*\*Run time\*\*: about (\d+) s on two CPU cores", first)
+    assert seconds is not None
+    assert int(seconds[1]) <= 60
+
+
+@chapter
+def test_figures_have_alternative_text_and_a_caption(path: Path) -> None:
+    for cell in read(path).cells:
+        if cell.cell_type == "code" and any("image/png" in o.get("data", {}) for o in cell.outputs):
+            about = cell.metadata.get("mystnb", {})
+            assert len(about.get("image", {}).get("alt", "")) > 40, cell.source
+            assert "caption" in about.get("figure", {}), cell.source
+            assert about["figure"]["name"].startswith("fig-"), cell.source
+
+
+@chapter
+def test_the_prose_is_asserted(path: Path) -> None:
+    hidden = [c for c in read(path).cells if "remove-cell" in tags(c) and "assert " in c.source]
+    assert len(hidden) >= 3
+
+
+@chapter
+def test_exercises_check_themselves(path: Path) -> None:
+    """Each stub was run and got a hint; each solution was run and is right. nbval holds both to it."""
+    number = int(path.stem[:2])
+    titles = re.findall(r"^### Exercise (\d+)\.(\d+): ", markdown(path), re.MULTILINE)
+    assert titles == [(str(number), str(k)) for k in range(1, len(titles) + 1)]
+    assert 2 <= len(titles) <= 4
+    cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    stubs = [cell for cell in cells if "exercise" in tags(cell)]
+    solutions = [cell for cell in cells if "solution" in tags(cell)]
+    checkers = [cell for cell in cells if "@checker(" in cell.source]
+    assert len(stubs) == len(solutions) == len(checkers) == len(titles)
+    for k, (stub, solution) in enumerate(zip(stubs, solutions, strict=True), 1):
+        assert "raise NotImplementedError" in stub.source
+        assert re.fullmatch(r"Not yet.*Hint: \S.*\n", text_of(stub))
+        assert text_of(solution).startswith("Right.\n")
+        assert "hide-cell" in tags(solution)
+        assert solution.metadata.mystnb.code_prompt_show == f"Solution to exercise {number}.{k}"
+
+
+@chapter
+def test_the_closing(path: Path) -> None:
+    text = markdown(path)
+    closing = text[text.index("## What we learned") :]
+    assert "**Further reading.**" in closing
+    assert "{cite:t}`" in closing
+
+
+@chapter
+def test_pages_read_well_where_directives_are_unknown(path: Path) -> None:
+    """Colab shows a directive as raw text; roles and labels are the only MyST that a chapter uses."""
+    assert not re.search(r"^(:::|```\{)", markdown(path), re.MULTILINE)
+
+
+def test_every_chapter_is_in_the_table_of_contents() -> None:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
+    listed = [name for name in files if name.startswith("notebooks/")]
+    assert listed == [f"notebooks/{path.stem}" for path in CHAPTERS]
+    assert [int(path.stem[:2]) for path in CHAPTERS] == sorted(int(path.stem[:2]) for path in CHAPTERS)
+
+
+def test_equations_and_docstrings_name_each_other() -> None:
+    """A docstring names only equations that a chapter has; a numbered equation is used somewhere."""
+    equations = {
+        label: path
+        for path in CHAPTERS
+        for label in re.findall(r"^\$\$ \((eq-[\w-]+)\)", markdown(path), re.MULTILINE)
+    }
+    named: set[str] = set()
+    for source in (ROOT / "csos_lib").rglob("*.py"):
+        text = source.read_text(encoding="utf-8")
+        for label in re.findall(r":eq:`([\w-]+)`", text):
+            assert label in equations, f"{source.name} names {label}, which no chapter has"
+            named.add(label)
+        for number, label in re.findall(r"Chapter (\d+), :eq:`([\w-]+)`", text):
+            assert equations[label].stem.startswith(f"{int(number):02d}-"), (
+                f"{label} is not in chapter {number}"
+            )
+    referred = {label for path in CHAPTERS for label in re.findall(r"\{eq\}`([\w-]+)`", markdown(path))}
+    assert equations.keys() <= named | referred, "a numbered equation that nobody uses"
