@@ -2,12 +2,29 @@
 
 import copy
 import pickle
+import weakref
+from typing import Any
 
 import pytest
 import torch
 from conftest import check_on_fake_cuda
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from csos_lib.operators import Bank, Expression, cos, gate, h, phase, rational, rms, sin, weight
+from csos_lib.operators import (
+    Bank,
+    Expression,
+    cos,
+    gate,
+    h,
+    phase,
+    points,
+    rational,
+    rms,
+    sin,
+    squared_distance,
+    weight,
+)
 
 OPERATORS = [
     *(wave(phase(h, 8, s)) for s in (0.1, 2.0) for wave in (sin, cos)),
@@ -23,6 +40,7 @@ OPERATORS = [
 def test_formulas_read_as_a_person_writes_them() -> None:
     assert str(rms(sin(2.3 * (h @ weight(8))) + h)) == "rms(sin(2.3 * (h @ W0)) + h)"
     assert str((h + h) ** 3 - h * h) == "(h + h)^3 - h * h"
+    assert str(sin(h / 4)) == "sin(0.25 * h)"
     assert str(h - (h - h)) == "h - (h - h)"
     assert str(h + 0.5 * (h + h)) == "h + 0.5 * (h + h)"
     assert str((h**2) ** 3) == "(h^2)^3"
@@ -63,6 +81,12 @@ def test_arguments_are_checked() -> None:
         Bank([h @ weight(4)])(torch.rand(2, 5))
     with pytest.raises(ValueError, match=r"dtype of the module"):
         Bank([h @ weight(4)])(torch.rand(2, 4, dtype=torch.float64))
+    with pytest.raises(
+        ValueError, match=r"every operator must give \(2, 4\), got \(2, 7\) from rms\(squared"
+    ):
+        Bank([squared_distance(h, points(4, count=7))])(torch.rand(2, 4))
+    with pytest.raises(ValueError, match=r"degree must be"):
+        _ = h**None  # type: ignore[operator]
     with pytest.raises(ValueError, match=r"scale must be"):
         _ = 0.0 * h
     with pytest.raises(ValueError, match=r"must be floating"):
@@ -100,13 +124,32 @@ def test_learnable_parameters() -> None:
     torch.testing.assert_close(Bank(bank.expressions)(x), bank(x), rtol=1e-4, atol=1e-4)
 
 
-def test_nodes_are_dropped_once_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    f = h
+class Living(TorchDispatchMode):
+    """The largest number of sines that were alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sines: list[weakref.ref[Tensor]] = []
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.sin.default:
+            self.sines.append(weakref.ref(result))
+            self.most = max(self.most, sum(sine() is not None for sine in self.sines))
+        return result
+
+
+def test_nodes_are_dropped_once_read() -> None:
+    f, operators = h, []
     for _ in range(30):
         f = sin(f)
-    bank = Bank([f], normalised=False)
-    assert sum(len(step.done) for step in bank._steps) == len(bank.nodes)
-    assert all(len(step.done) == 1 for step in bank._steps[1:-1])
+        operators.append(f)
+    with torch.no_grad(), Living() as living:
+        for _, _ in Bank(operators).stream(torch.randn(3, 4)):
+            pass
+    assert len(living.sines) == 30  # each is the input of the next, and computed once
+    assert living.most <= 3
 
 
 def test_runs_on_a_fake_device() -> None:

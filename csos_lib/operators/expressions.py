@@ -98,6 +98,12 @@ class Expression:
 
     __rmul__ = __mul__
 
+    def __truediv__(self, other: float) -> "Expression":
+        if isinstance(other, Expression):
+            return NotImplemented  # a ratio needs a guard against poles: `ratio`
+        _check.number("divisor", other, 0, above=True)
+        return self * (1 / other)
+
     def __matmul__(self, other: "Expression") -> "Expression":
         return _node("matmul", (self, other)) if isinstance(other, Expression) else NotImplemented
 
@@ -252,7 +258,7 @@ def check_parameters(parameters: dict[str, Any]) -> None:
                 raise ValueError(f"grid must be None or a pair (height, width), got {value!r}")
             for side in value or ():
                 _check.integer("grid", side, 1)
-        elif value is not None:
+        elif value is not None or name != "rows":
             low = {"seed": 0, "axis": 0, "degree": 2}.get(name, 1)
             _check.integer(name, value, low)
             if name == "window" and value % 2 == 0:

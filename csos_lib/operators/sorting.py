@@ -48,7 +48,7 @@ def softsorted(ordered: Tensor, tau: float | Tensor) -> Tensor:
     """What SoftSort's matrix makes of the values themselves, without the matrix: n numbers, not n^2.
 
     With weights exp(-|a_i - a_j| / tau) over a sorted list, the sums to the left and to the right of i are
-    two running sums, kept as logarithms.
+    two running sums, kept as logarithms. Rounding grows with the range of a row over tau: standardise first.
 
     Args:
         ordered: rows (B, n) in descending order, from :func:`sort`.
