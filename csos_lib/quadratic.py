@@ -21,19 +21,47 @@ def pair_members(num_basis: int, device: torch.device | None = None) -> tuple[Te
     return i, (i + shift) % num_basis
 
 
+def pair_positions(num_basis: int, device: torch.device | None = None) -> Tensor:
+    """The number of the pair {i, j} for every (i, j), an index tensor (N, N)."""
+    i, j = pair_members(num_basis, device)
+    positions = torch.empty(num_basis, num_basis, dtype=torch.int64, device=device)
+    positions[i, j] = positions[j, i] = torch.arange(len(i), device=device)
+    return positions
+
+
 def pack(weight: Tensor) -> Tensor:
     """The coefficient of every pair, (N, P) from W (N, N, N): W[k, i, j] + W[k, j, i], or W[k, i, i]."""
-    i, j = pair_members(weight.shape[0], weight.device)
-    return weight[:, i, j] + (i != j) * weight[:, j, i]
+    return _Pack.apply(weight)
 
 
 def unpack(packed: Tensor) -> Tensor:
     """The symmetric W (N, N, N) of coefficients (N, P): the inverse of `pack` on symmetric tensors."""
-    num_basis = packed.shape[0]
-    i, j = pair_members(num_basis, packed.device)
-    position = torch.empty(num_basis, num_basis, dtype=torch.int64, device=packed.device)
-    position[i, j] = position[j, i] = torch.arange(len(i), device=packed.device)
-    return (packed * torch.where(i == j, 1.0, 0.5).to(packed))[:, position]
+    i, j = pair_members(len(packed), packed.device)
+    halved = packed * torch.where(i == j, 1.0, 0.5).to(packed)
+    return halved[:, pair_positions(len(packed), packed.device)]
+
+
+class _Pack(torch.autograd.Function):
+    """`pack`, which autograd would undo by scattering: every (i, j) can fetch its gradient instead."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor) -> Tensor:
+        size = len(weight)
+        i, j = pair_members(size, weight.device)
+        flat = weight.flatten(1)
+        return flat.index_select(1, i * size + j) + (i != j) * flat.index_select(1, j * size + i)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+        pass
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        size = len(grad)
+        positions = pair_positions(size, grad.device)
+        return grad.index_select(1, positions.flatten()).view(size, size, size)
 
 
 def multiply_pairs(x: Tensor) -> Tensor:
@@ -66,19 +94,47 @@ class PackedQuadratic(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[no-untyped-def]
         x, packed = ctx.saved_tensors
         x, grad = x.T.contiguous(), grad.T.contiguous()
-        grad_x = _spread(x, packed.T @ grad).T if ctx.needs_input_grad[0] else None
+        grad_x = _Spread.apply(x, packed.T @ grad).T if ctx.needs_input_grad[0] else None
         grad_packed = grad @ multiply_pairs(x).T if ctx.needs_input_grad[1] else None
         return grad_x, grad_packed
 
 
-def _spread(x: Tensor, grad_pairs: Tensor) -> Tensor:
-    """The gradient of `multiply_pairs`: that of x (N, B) from that of the pairs (P, B)."""
-    num_basis, shifts = len(x), len(x) // 2
-    wrapped = torch.cat([x, x[:shifts]])
-    spread = F.pad(2 * grad_pairs[:num_basis] * x, (0, 0, 0, shifts))
-    for shift in range(1, shifts + 1):
-        block = grad_pairs[shift * num_basis : (shift + 1) * num_basis]
-        rows = len(block)  # half of them for the last shift of an even N
-        spread[:rows] += block * wrapped[shift : shift + rows]
-        spread[shift : shift + rows] += block * x[:rows]
-    return torch.cat([spread[:shifts] + spread[num_basis:], spread[shifts:num_basis]])
+class _Spread(torch.autograd.Function):
+    """The gradient of `multiply_pairs`: that of x (N, B) from that of the pairs (P, B).
+
+    The pair {i, i + d} gives its gradient times x of i + d to i, and times x of i to i + d. Columns are
+    independent, so that under vmap all models are one wide batch.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, grad_pairs: Tensor) -> Tensor:
+        num_basis, half = len(x), len(x) // 2
+        wrapped = torch.cat([x, x[:half]])
+        spread = F.pad(2 * grad_pairs[:num_basis] * x, (0, 0, 0, half))  # d = 0, and room for i + d >= N
+        for shift in range(1, half + 1):
+            block = grad_pairs[shift * num_basis : (shift + 1) * num_basis]
+            rows = len(block)  # half of them for the last shift of an even N
+            spread[:rows].addcmul_(block, wrapped[shift : shift + rows])
+            spread[shift : shift + rows].addcmul_(block, x[:rows])
+        spread[:half] += spread[num_basis:]
+        return spread[:num_basis].clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        x, grad_pairs = ctx.saved_tensors
+        # Bilinear in x and the gradient of the pairs; x_i v_j + v_i x_j comes from the products of x + v.
+        mixed = multiply_pairs(x + grad) - multiply_pairs(x) - multiply_pairs(grad)
+        return _Spread.apply(grad, grad_pairs), mixed
+
+    @staticmethod
+    def vmap(info, in_dims: tuple[int | None, int | None], *inputs: Tensor) -> tuple[Tensor, int]:  # type: ignore[no-untyped-def]
+        models = info.batch_size
+        wide = [
+            (t[:, None].expand(-1, models, -1) if dim is None else t.movedim(dim, 1)).flatten(1)
+            for t, dim in zip(inputs, in_dims, strict=True)
+        ]
+        return _Spread.apply(*wide).unflatten(1, (models, -1)), 1

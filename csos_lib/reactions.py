@@ -92,13 +92,8 @@ class DenseReaction(_Reaction):
         self.weight = nn.Parameter(SCALE * torch.randn(num_basis, num_basis, num_basis))
 
     def _lay_out(self) -> Callable[[Tensor], Tensor]:
-        weight = self.weight.flatten(1).T
-
-        def produce(x: Tensor) -> Tensor:
-            pairs = (x[:, :, None] * x[:, None, :]).flatten(1)  # (B, N * N): one matrix product does the rest
-            return pairs @ weight
-
-        return produce
+        weight = pack(self.weight)  # only the symmetric part acts: half the multiplications of every step
+        return lambda x: PackedQuadratic.apply(x, weight)
 
     def to_tensor(self) -> Tensor:
         """W (N, N, N) as W[k, i, j]."""
