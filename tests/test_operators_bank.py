@@ -102,6 +102,13 @@ def test_a_bank_equals_its_operators_one_by_one() -> None:
     torch.testing.assert_close(bank(x).square().mean(-1), torch.ones(len(bank), 5), rtol=1e-3, atol=1e-3)
 
 
+def test_a_bank_can_be_copied_and_stored() -> None:
+    bank, x = Bank(OPERATORS, learnable=True), torch.randn(3, 8)
+    for other in (copy.deepcopy(bank), pickle.loads(pickle.dumps(bank))):
+        torch.testing.assert_close(other(x), bank(x), rtol=0, atol=0)
+    assert set(bank.state_dict()) == {"log_parameters"}  # the formulas hold everything else
+
+
 def test_equal_subexpressions_are_one_node() -> None:
     z = h @ weight(8)
     assert len(Bank([sin(z), cos(z)]).nodes) == 7  # h, W0, z, sin, cos and two norms

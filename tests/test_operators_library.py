@@ -179,6 +179,7 @@ def test_arguments_are_checked() -> None:
         lambda: OperatorNet(dim=1),
         lambda: OperatorNet(dim=16, blocks=-1),
         lambda: OperatorNet(dim=16, doublings=-1),
+        lambda: OperatorNet(dim=16, temperature=0.0),
         lambda: OperatorNet(dim=16)(torch.rand(2, 783)),
         lambda: bank(torch.rand(2, 11)),
     ):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
-from csos_lib.operators.expressions import CONTINUOUS, Expression, Primitive, Value, distinct, h
+from csos_lib.operators.expressions import CONTINUOUS, Expression, Value, distinct, h
 from csos_lib.operators.inner import NORMS, rms
 
 if TYPE_CHECKING:
@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """How one node is run: its function, the nodes it reads, the operators it is, the nodes it reads last."""
+    """How one node is run: the nodes it reads, the operators it is, the nodes that nobody reads after it."""
 
     node: Expression
-    primitive: Primitive
     reads: tuple[int, ...]
     operators: tuple[int, ...]
     done: tuple[int, ...]
@@ -93,9 +92,9 @@ class Bank(nn.Module):
         for (place, name), value in self.parameter_values().items():
             learned[place][name] = value
         values: dict[int, Tensor] = {}
-        for place, (node, primitive, reads, operators, done) in enumerate(self._steps):
-            if primitive.inputs:
-                value = primitive.function(*[values[i] for i in reads], **learned[place])
+        for place, (node, reads, operators, done) in enumerate(self._steps):
+            if reads:
+                value = node.primitive.function(*[values[i] for i in reads], **learned[place])
             else:
                 value = self.get_buffer(self._fixed[place]) if place in self._fixed else h
             values[place] = value
@@ -176,7 +175,6 @@ def _schedule(nodes: list[Expression], operators: list[Expression]) -> list[Step
     return [
         Step(
             node,
-            node.primitive,
             tuple(place[x] for x in node.inputs),
             tuple(numbers.get(node, ())),
             tuple(done.get(i, ())),

@@ -82,7 +82,9 @@ class Mixture(nn.Module):
 
 
 class OperatorNet(nn.Module):
-    """A classifier made of operators: stem, residual mixtures of mini libraries, head.
+    """A classifier made of operators: a stem, residual blocks, a head.
+
+    Each block adds to its input x a learned matrix times a mixture of operators of rms(x).
 
     Args:
         dim: d, the length of a row between the layers, at least 2.
@@ -91,6 +93,8 @@ class OperatorNet(nn.Module):
         grid: (height, width) with height * width = dim, or None.
         doublings: how often each library is doubled, at least 0.
         learnable: learn the operators' continuous parameters too.
+        temperature: of every mixture, above 0; low, because the weights move by steps of lr / temperature and
+            are to be chosen while the matrices are learned.
 
     Raises:
         ValueError: an argument is out of range, or images are not (B, 784) of the dtype of the model.
@@ -109,6 +113,7 @@ class OperatorNet(nn.Module):
         grid: Grid = None,
         doublings: int = 0,
         learnable: bool = False,
+        temperature: float = 0.02,
     ) -> None:
         super().__init__()
         _check.integer("blocks", blocks, 0)
@@ -119,12 +124,13 @@ class OperatorNet(nn.Module):
             bank = mini_library(dim, seed + block, grid, learnable)
             for _ in range(doublings):
                 bank = bank.doubled()
-            self.mixtures.append(Mixture(bank))
+            self.mixtures.append(Mixture(bank, temperature))
+        self.maps = nn.ModuleList(nn.Linear(dim, dim) for _ in range(blocks))
         self.head = nn.Linear(dim, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         _check.matrix("images", images, 784, self.stem.weight.dtype)
-        x = rms(self.stem(images))
-        for mixture in self.mixtures:
-            x = rms(x + mixture(x))
-        return torch.log_softmax(self.head(x), -1)
+        x = self.stem(images)
+        for mixture, linear in zip(self.mixtures, self.maps, strict=True):
+            x = x + linear(mixture(rms(x)))
+        return torch.log_softmax(self.head(rms(x)), -1)
