@@ -4,6 +4,8 @@ The N (N + 1) / 2 pairs are ordered by circular diagonals: pair d * N + i is {i,
 of one d are a product of two contiguous blocks (x and x shifted by d), and nothing is gathered by index.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -64,6 +66,11 @@ class _Pack(torch.autograd.Function):
         return grad.index_select(1, positions.flatten()).view(size, size, size)
 
 
+def _shifts(wrapped: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Views of `size` numbers of a matrix, starting at its rows 0, 1, 2, ... while there are so many."""
+    return wrapped.flatten().unfold(0, size, max(wrapped.shape[1], 1)).unbind(0)
+
+
 def multiply_pairs(x: Tensor) -> Tensor:
     """x_i x_j of every pair, (P, B) from x (N, B): molecules first, so that all blocks are contiguous."""
     num_basis, batch = x.shape
@@ -108,14 +115,17 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, grad_pairs: Tensor) -> Tensor:
-        num_basis, half = len(x), len(x) // 2
-        wrapped = torch.cat([x, x[:half]])
+        num_basis, half, size = len(x), len(x) // 2, max(x.numel(), 1)
+        flat, partners = x.flatten(), _shifts(torch.cat([x, x[:half]]), size)
         spread = F.pad(2 * grad_pairs[:num_basis] * x, (0, 0, 0, half))  # d = 0, and room for i + d >= N
-        for shift in range(1, half + 1):
-            block = grad_pairs[shift * num_basis : (shift + 1) * num_basis]
-            rows = len(block)  # half of them for the last shift of an even N
-            spread[:rows].addcmul_(block, wrapped[shift : shift + rows])
-            spread[shift : shift + rows].addcmul_(block, x[:rows])
+        targets = _shifts(spread, size)
+        own = targets[0]
+        shifts = zip(grad_pairs.flatten().split(size), partners, targets, strict=True)
+        for block, partner, target in itertools.islice(shifts, 1, None):
+            if len(block) < size:  # the last shift of an even N has only half of its pairs
+                own, flat, partner, target = (t[: len(block)] for t in (own, flat, partner, target))
+            own.addcmul_(block, partner)
+            target.addcmul_(block, flat)
         spread[:half] += spread[num_basis:]
         return spread[:num_basis].clone()
 
