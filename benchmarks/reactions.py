@@ -3,10 +3,10 @@
     python benchmarks/reactions.py                          three to ten minutes on one core
     pip install opt_einsum; python benchmarks/reactions.py  measures with and without it
 
-Writes csos_lib/results/reactions.csv, row by row. What counts is the ratio: in every round each candidate runs
-once beside the einsum, so both see the same machine, and the table has the median of the rounds' ratios and
-their quartiles. With one thread the clock is processor time, which other programs disturb little; with two it
-is wall time.
+Writes csos_lib/results/reactions.csv, row by row. What counts is the ratio: in every round each candidate
+runs once beside the einsum, so both see the same machine, and the table has the median of the rounds' ratios
+and their quartiles. With one thread the clock is processor time, which other programs disturb little; with
+two it is wall time.
 
 gemm_share: the multiplications that the candidate needs (forward, and twice as many backward), divided by its
 time and by the rate of a 1024 x 1024 matrix product measured in the same rounds. For dense and symmetric that
