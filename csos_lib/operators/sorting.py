@@ -35,7 +35,7 @@ def softsort(s: T, tau: float) -> T:
     Returns:
         P (B, n, n): rows sum to 1, P s is s in descending order as tau goes to 0 and its mean as tau grows.
 
-    Source: Prillo & Eisenschlos (2020), eq. 3. Chapter 18.
+    Source: Prillo & Eisenschlos (2020), eq. 3. Chapter 18, :eq:`eq-softsort`.
 
     >>> softsort(torch.tensor([[1.0, 3.0, 2.0]]), tau=0.01).round().int().tolist()
     [[[0, 1, 0], [0, 0, 1], [1, 0, 0]]]
@@ -57,7 +57,7 @@ def softsorted(ordered: Tensor, tau: float | Tensor) -> Tensor:
     Returns:
         (B, n), equal to softsort(s, tau) @ s.
 
-    Chapter 18.
+    Chapter 18, :eq:`eq-softsorted`.
 
     >>> softsorted(torch.tensor([[3.0, 2.0, 1.0]]), tau=0.01).round(decimals=3)
     tensor([[3., 2., 1.]])
@@ -84,7 +84,7 @@ def absolute_row_sums(s: Tensor, ordered: Tensor) -> Tensor:
     Returns:
         (B, n).
 
-    Chapter 18.
+    Chapter 18, :eq:`eq-row-sums`.
 
     >>> absolute_row_sums(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[3.0, 2.0, 1.0]]))
     tensor([[3., 3., 2.]])
@@ -116,7 +116,7 @@ def neuralsort(s: T, tau: float) -> T:
     Returns:
         P (B, n, n): rows sum to 1, P s is s in descending order as tau goes to 0 and its mean as tau grows.
 
-    Source: Grover et al. (2019), eq. 5. Chapter 18.
+    Source: Grover et al. (2019), eq. 5. Chapter 18, :eq:`eq-neuralsort`.
 
     >>> neuralsort(torch.tensor([[1.0, 3.0, 2.0]]), tau=0.01).round().int().tolist()
     [[[0, 1, 0], [0, 0, 1], [1, 0, 0]]]
@@ -135,7 +135,7 @@ def soft_rank(s: Tensor, tau: float | Tensor) -> Tensor:
     Returns:
         (B, n): the ranks 1 (largest) to n as tau goes to 0, (n + 1) / 2 for all as tau grows.
 
-    Source: Qin, Liu & Li (2010), ranks as sums of sigmoids. Chapter 18.
+    Source: Qin, Liu & Li (2010), ranks as sums of sigmoids. Chapter 18, :eq:`eq-soft-rank`.
 
     >>> soft_rank(torch.tensor([[1.0, 3.0, 2.0]]), tau=0.01)
     tensor([[3., 1., 2.]])
@@ -168,7 +168,7 @@ def sinkhorn(log_alpha: T, iterations: int) -> T:
     Returns:
         P (B, n, n): columns sum to 1; rows do in the limit of many rounds.
 
-    Source: Sinkhorn & Knopp (1967); Mena et al. (2018), eq. 3. Chapter 18.
+    Source: Sinkhorn & Knopp (1967); Mena et al. (2018), eq. 3. Chapter 18, :eq:`eq-sinkhorn`.
 
     >>> sinkhorn(torch.zeros(1, 2, 2), iterations=1)
     tensor([[[0.5000, 0.5000],
@@ -195,6 +195,6 @@ def sinkhorn_sort(s: T, places: T, tau: float, iterations: int) -> T:
     Returns:
         (B, n), descending as the places are, inside the range of each row.
 
-    Source: Cuturi, Teboul & Vert (2019). Chapter 18.
+    Source: Cuturi, Teboul & Vert (2019). Chapter 18, :eq:`eq-sinkhorn-sort`.
     """
     return collect(s, sinkhorn(score(squared_difference(s, places), tau), iterations))
