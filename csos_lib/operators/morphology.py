@@ -22,7 +22,7 @@ def lse(x: Tensor, tau: float | Tensor, dim: int = -1) -> Tensor:
     Raises:
         ValueError: x is not floating point, or tau is not above 0.
 
-    Source: memo 2, section 1, family 6. Chapter 19.
+    Source: memo 2, section 1, family 6. Chapter 19, :eq:`eq-lse`, :eq:`eq-lse-bounds`.
 
     >>> lse(torch.tensor([0.0, 1.0]), tau=0.1)
     tensor(1.0000)
@@ -45,7 +45,7 @@ def dilate(h: Tensor, tau: float | Tensor, window: int = 3, grid: Grid = None) -
     Returns:
         (B, d), between the maximum of the window and that plus tau log |window|, and never below h.
 
-    Source: memo 2, section 1, family 6. Chapter 19.
+    Source: memo 2, section 1, family 6. Chapter 19, :eq:`eq-dilation`.
 
     >>> dilate(torch.tensor([[0.0, 0.0, 1.0, 0.0, 0.0]]), tau=0.01).round(decimals=1)
     tensor([[0., 1., 1., 1., 0.]])
@@ -79,7 +79,7 @@ def erode(h: T, tau: float, window: int = 3, grid: Grid = None) -> T:
     Returns:
         (B, d).
 
-    Source: memo 2, section 1, family 6. Chapter 19.
+    Source: memo 2, section 1, family 6. Chapter 19, :eq:`eq-dilation`.
     """
     return -dilate(-h, tau, window=window, grid=grid)
 
@@ -87,7 +87,7 @@ def erode(h: T, tau: float, window: int = 3, grid: Grid = None) -> T:
 def opening(h: T, tau: float, window: int = 3, grid: Grid = None) -> T:
     """Erode, then dilate: bright spots narrower than the window go. The arguments are those of :func:`erode`.
 
-    Source: Serra (1982). Chapter 19.
+    Source: Serra (1982). Chapter 19, :eq:`eq-opening`.
     """
     return dilate(erode(h, tau, window, grid), tau, window=window, grid=grid)
 
@@ -95,7 +95,7 @@ def opening(h: T, tau: float, window: int = 3, grid: Grid = None) -> T:
 def closing(h: T, tau: float, window: int = 3, grid: Grid = None) -> T:
     """Dilate, then erode: dark gaps narrower than the window go. The arguments are those of :func:`erode`.
 
-    Source: Serra (1982). Chapter 19.
+    Source: Serra (1982). Chapter 19, :eq:`eq-opening`.
     """
     return erode(dilate(h, tau, window=window, grid=grid), tau, window, grid)
 
@@ -116,7 +116,7 @@ def soft_quantile(
     Returns:
         (B, d), inside the range of each window.
 
-    Source: Prillo & Eisenschlos (2020), one row of SoftSort. Chapter 19.
+    Source: Prillo & Eisenschlos (2020), one row of SoftSort. Chapter 19, :eq:`eq-soft-quantile`.
 
     >>> soft_quantile(torch.tensor([[1.0, 9.0, 2.0, 3.0]]), tau=0.01)
     tensor([[1., 2., 3., 3.]])

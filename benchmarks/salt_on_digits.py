@@ -1,0 +1,107 @@
+"""Digits with salt: one operator of each family before the same small network, three seeds.
+
+python benchmarks/salt_on_digits.py        writes csos_lib/results/salt_on_digits.csv, minutes on one core
+
+Every network has the same size, data, order and number of steps. "trained_on" is the share of salt in the
+training images, "salt" the share in the test images. A family with a setting to choose is tried at two.
+"""
+
+import csv
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import csos_lib
+from csos_lib.operators import (
+    diffuse,
+    gaussian_blur,
+    opening,
+    soft_neighbours,
+    soft_quantile,
+    softsorted,
+    sort,
+)
+
+RESULT = Path(csos_lib.__file__).parent / "results" / "salt_on_digits.csv"
+SEEDS, EPOCHS, GRID = range(3), 8, (28, 28)
+SALT = (0.0, 0.05, 0.1, 0.2, 0.3)
+COLUMNS = ("operator", "trained_on", "seed", "salt", "accuracy")
+
+
+def add_salt(images: Tensor, share: float, seed: int) -> Tensor:
+    """Set a random share of all pixels to 1."""
+    hit = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed)) < share
+    return images.masked_fill(hit.to(images.device), 1.0)
+
+
+def open_by_lines(images: Tensor, tau: float) -> Tensor:
+    """The soft maximum of an opening along rows and one along columns: a stroke needs one direction only."""
+    across = opening(images, tau)
+    down = opening(images.unflatten(1, GRID).mT.flatten(1), tau).unflatten(1, GRID).mT.flatten(1)
+    return tau * torch.logaddexp(across / tau, down / tau)
+
+
+def operators(data: csos_lib.Dataset) -> dict[str, Callable[[Tensor], Tensor]]:
+    frequencies = torch.randn(784, 784, generator=torch.Generator().manual_seed(0)) / 28
+    memory = data.train_images[::10]
+    return {
+        "nothing": lambda x: x,
+        "waves 1": lambda x: torch.sin(x @ frequencies),
+        "waves 0.1": lambda x: torch.sin(0.1 * (x @ frequencies)),
+        "square": lambda x: x**2,
+        "diffusion": lambda x: diffuse(x, 0.2, GRID),
+        "blur 0.5": lambda x: gaussian_blur(x, 0.5, GRID),
+        "blur 1": lambda x: gaussian_blur(x, 1.0, GRID),
+        "neighbours 0.003": lambda x: soft_neighbours(x, memory, 0.003),
+        "neighbours 0.01": lambda x: soft_neighbours(x, memory, 0.01),
+        "sorted": lambda x: softsorted(sort(x), 0.05),
+        "opening": lambda x: opening(x, 0.05, 3, GRID),
+        "opening by lines": lambda x: open_by_lines(x, 0.05),
+        "median": lambda x: soft_quantile(x, 0.05, 0.5, 3, GRID),
+    }
+
+
+def train(images: Tensor, labels: Tensor, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
+    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(EPOCHS):
+        for batch in torch.randperm(len(images), generator=generator).split(64):
+            loss = F.cross_entropy(model(images[batch]), labels[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    return model
+
+
+@torch.no_grad()
+def main() -> None:
+    torch.set_num_threads(1)
+    data = csos_lib.load_dataset("mnist5k")
+    rows: list[tuple[object, ...]] = []
+    for name, operator in operators(data).items():
+        tests = {share: operator(add_salt(data.test_images, share, seed=1)) for share in SALT}
+        for trained_on in (0.0, 0.2):
+            images = operator(add_salt(data.train_images, trained_on, seed=2))
+            for seed in SEEDS:
+                with torch.enable_grad():
+                    model = train(images, data.train_labels, seed)
+                for share, test in tests.items():
+                    accuracy = (model(test).argmax(1) == data.test_labels).double().mean().item()
+                    rows.append((name, trained_on, seed, share, f"{accuracy:.3f}"))
+            print(name, trained_on, [row[-1] for row in rows[-3 * len(SALT) :]], flush=True)
+    with RESULT.open("w", newline="", encoding="utf-8") as file:
+        print("# python benchmarks/salt_on_digits.py", file=file)
+        print(f"# torch {torch.__version__}, Python {platform.python_version()}, one thread", file=file)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
