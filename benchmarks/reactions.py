@@ -23,6 +23,7 @@ import itertools
 import platform
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -175,7 +176,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with_opt_einsum = [False, True] if importlib.util.find_spec("opt_einsum") else [False]
     with RESULT.open("w", encoding="utf-8", newline="") as file:
-        file.write("# python benchmarks/reactions.py\n")
+        file.write(f"# python benchmarks/reactions.py {' '.join(sys.argv[1:])}".rstrip() + "\n")
         file.write(f"# torch {torch.__version__}, Python {platform.python_version()}, {processor()}\n")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
