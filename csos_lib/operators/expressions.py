@@ -65,7 +65,7 @@ class Expression:
         inputs: the expressions it is applied to.
         parameters: its other arguments, as pairs (name, value) in the order of its signature.
 
-    Chapter 13.
+    Chapter 13, :eq:`eq-contract`.
     """
 
     name: str

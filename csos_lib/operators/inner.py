@@ -101,7 +101,7 @@ def rms(x: Tensor, eps: float = 1e-6) -> Tensor:
     Returns:
         (B, d), each row of mean square s / (s + eps), s its mean square before.
 
-    Source: Zhang & Sennrich (2019), eq. 4. Chapter 13.
+    Source: Zhang & Sennrich (2019), eq. 4. Chapter 13, :eq:`eq-rms`.
 
     >>> rms(torch.tensor([[3.0, 4.0, 0.0, 0.0]])).square().mean()
     tensor(1.0000)

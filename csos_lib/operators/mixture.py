@@ -24,7 +24,7 @@ def mix(bank: Bank, h: Tensor, weights: Tensor) -> Tensor:
     Raises:
         ValueError: weights is not (K,) or (B, K).
 
-    Source: memo 2, section 0. Chapters 13 and 22.
+    Source: memo 2, section 0. Chapter 13, :eq:`eq-mixture`, and chapter 22.
     """
     _check.floating("weights", weights)
     if weights.shape not in ((len(bank),), (h.shape[0], len(bank))):
@@ -53,7 +53,7 @@ class Mixture(nn.Module):
     Raises:
         ValueError: an argument is out of range, or h is not (B, d).
 
-    Source: memo 2, section 0. Chapter 13.
+    Source: memo 2, section 0. Chapter 13, :eq:`eq-mixture` and :eq:`eq-choice-gradient`.
 
     >>> mixture = Mixture(mini_library(dim=8))
     >>> mixture(torch.rand(3, 8)).shape, mixture.weights.sum().item()

@@ -34,7 +34,7 @@ def phase(h: Expression, dim: int, scale: float, seed: int = 0) -> Expression:
     Returns:
         An expression that gives (B, d): wrap it in `sin` or `cos`.
 
-    Source: Rahimi & Recht (2007), algorithm 1. Chapter 14.
+    Source: Rahimi & Recht (2007), algorithm 1. Chapter 14, :eq:`eq-fourier`.
 
     >>> from csos_lib.operators import h
     >>> print(sin(phase(h, dim=8, scale=0.1)))
@@ -61,7 +61,7 @@ def sample_frequencies(
     Raises:
         ValueError: an argument is out of range.
 
-    Source: Rahimi & Recht (2007). Chapter 14.
+    Source: Rahimi & Recht (2007). Chapter 14, :eq:`eq-log-uniform-kernel`.
     """
     _check.integer("dim", dim, 1)
     _check.integer("count", count, 1)
@@ -91,7 +91,8 @@ def random_fourier_features(h: Tensor, frequencies: Tensor) -> Tensor:
     Raises:
         ValueError: h is not (B, d) floating point.
 
-    Source: Rahimi & Recht (2007), algorithm 1. Chapter 14.
+    Source: Rahimi & Recht (2007), algorithm 1. Chapter 14, :eq:`eq-fourier-features` and
+    :eq:`eq-fourier-kernel`.
 
     >>> x = random_fourier_features(torch.rand(3, 4), sample_frequencies(4, 100))
     >>> x.shape, bool(torch.allclose(x.norm(dim=1), torch.ones(3)))
