@@ -66,7 +66,7 @@ def mirror_step(log_x: Tensor, reaction: Reaction, decay: float, alpha: float) -
         ValueError: log_x is not (B, N) floating point, or decay or alpha is out of range.
 
     Source: Kivinen & Warmuth (1997), exponentiated gradient; Beck & Teboulle (2003), mirror descent.
-    Chapter 4.
+    Chapter 4, :eq:`eq-mirror-step`.
 
     >>> log_x = torch.tensor([[0.5, 0.5]]).log()
     >>> mirror_step(log_x, lambda x: x, decay=0.1, alpha=1.0).exp().tolist()
