@@ -1,4 +1,4 @@
-"""One wave and a linear head on the bundled digits, from too slow to too fast, against operators without waves.
+"""One wave and a linear head on the bundled digits, from too slow to too fast, against heads without waves.
 
 python benchmarks/waves.py        writes csos_lib/results/waves.csv, a few minutes on one core
 
