@@ -24,15 +24,15 @@ def expect(condition: object, hint: str) -> None:
         raise Hint(hint)
 
 
-def checker(first_hint: str) -> Callable[[Callable[..., None]], Callable[..., bool]]:
+def checker(first_hint: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: a function that examines answers with `expect` becomes one that prints a verdict.
 
     Args:
         first_hint: what to try when the answer is still the stub, or stops with an error of its own.
 
     Returns:
-        A decorator. The decorated checker prints "Right." or "Not yet." with a hint, and returns whether the
-        answer was right; it never raises, so that a chapter runs to its end with exercises left open.
+        A decorator. The decorated checker prints "Right." or "Not yet." with a hint. It never raises, so that
+        a chapter runs to its end with exercises left open.
 
     How to use this book.
 
@@ -41,25 +41,21 @@ def checker(first_hint: str) -> Callable[[Callable[..., None]], Callable[..., bo
     ...     expect(answer() == 2, "That is not 2.")
     >>> check_two(lambda: 3)
     Not yet. Hint: That is not 2.
-    False
     """
 
-    def decorate(examine: Callable[..., None]) -> Callable[..., bool]:
+    def decorate(examine: Callable[..., None]) -> Callable[..., None]:
         @wraps(examine)
-        def check(*answers: object) -> bool:
+        def check(*answers: object) -> None:
             try:
                 examine(*answers)
             except Hint as hint:
                 print(f"Not yet. Hint: {hint}")
-                return False
             except NotImplementedError:
                 print(f"Not yet: the stub is still empty. Hint: {first_hint}")
-                return False
             except Exception as error:
                 print(f"Not yet: your code stopped with {type(error).__name__}: {error}. Hint: {first_hint}")
-                return False
-            print("Right.")
-            return True
+            else:
+                print("Right.")
 
         return check
 
