@@ -65,7 +65,7 @@ def attribute(model: CSOS, images: Tensor) -> Attribution:
     Raises:
         ValueError: the dynamics is a callable, the reaction has no dense tensor, or images are not (B, 784).
 
-    Chapter 6.
+    Chapter 6, :eq:`eq-adds-up` and :eq:`eq-log-parts`.
 
     >>> model = CSOS(12, dynamics="mirror")
     >>> a = attribute(model, torch.rand(1, 784))
@@ -117,9 +117,32 @@ def pair_coefficients(model: CSOS) -> Tensor:
 
     Raises:
         ValueError: the reaction has no dense tensor.
+
+    Chapter 6, :eq:`eq-pair-coefficient`.
     """
     symmetric = symmetrise(_dense(model))
     return symmetric.triu() + symmetric.triu(1)
+
+
+def centred(model: CSOS) -> CSOS:
+    """A copy of a mirror model that computes the same, told so that a class is compared with the mean class.
+
+    A number added to c[k, i, j] for all k raises all log x_k alike, and log_softmax takes it off again. Here
+    it is chosen such that the coefficients of the ten class molecules sum to 0 for every pair. Then a part
+    says how much more a pair makes of a class than of the mean class, and a knock-out removes that.
+
+    Args:
+        model: a CSOS with dynamics "mirror" and a reaction that has `to_tensor`; it is left as it is.
+
+    Raises:
+        ValueError: the dynamics is not "mirror" (the Euler step does change), or there is no dense tensor.
+
+    Chapter 6, :eq:`eq-gauge`.
+    """
+    if model.dynamics != "mirror":
+        raise ValueError(f'model must have dynamics "mirror" to be centred, got {model.dynamics!r}')
+    weight = _dense(model)
+    return _copy_with(model, weight - weight[:CLASSES].mean(0))
 
 
 def strongest(parts: Tensor, count: int = 10, molecules: list[int] | None = None) -> list[Pathway]:

@@ -4,6 +4,7 @@ Each function draws on the axes it is given and returns them; captions and alt t
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -12,7 +13,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from csos_lib import _check
+from csos_lib.classifier import CLASSES
 from csos_lib.dynamics import Reaction, euler_step
+from csos_lib.interpret import Pathway
 from csos_lib.simplex import barycentric
 from csos_lib.training import History
 
@@ -238,4 +241,63 @@ def show_confusion(truth: Tensor, answers: Tensor, axis: Axes | None = None) -> 
                 )
     axis.set(xlabel="answer", ylabel="truth", xticks=range(10), yticks=range(10))
     axis.grid(False)
+    return axis
+
+
+def show_pathways(pathways: Sequence[Pathway], axis: Axes | None = None) -> Axes:
+    """Reactions as a graph: molecules on the left, one dot a reaction, what it makes on the right.
+
+    Lines are as thick as the pathway is strong; what is made is a solid line, what is taken a dashed one. A
+    molecule that meets its own kind has a single line, and "2" beside it. Class molecules stand out.
+
+    Args:
+        pathways: such as `csos_lib.interpret.strongest` gives; at least 1, and at most ~8 stay readable.
+        axis: where to draw; None makes a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: there is no pathway.
+
+    Chapter 6.
+    """
+    if not pathways:
+        raise ValueError("pathways must hold at least one, got none")
+    axis = plt.subplots(figsize=(6, 4))[1] if axis is None else axis
+    left = sorted({molecule for p in pathways for molecule in (p.i, p.j)})
+    right = sorted({p.k for p in pathways})
+    high = max(abs(p.strength) for p in pathways)
+
+    def heights(count: int) -> list[float]:
+        return [(count - place - 0.5) / count for place in range(count)]
+
+    y_left, y_right = (dict(zip(column, heights(len(column)), strict=True)) for column in (left, right))
+    # Dots in the order of what meets there, so that few lines cross.
+    ordered = sorted(pathways, key=lambda p: -(y_left[p.i] + y_left[p.j]))
+    for p, y in zip(ordered, heights(len(pathways)), strict=True):
+        made = p.strength > 0
+        style: dict[str, Any] = {
+            "color": COLOURS[0] if made else COLOURS[1],
+            "linestyle": "-" if made else "--",
+            "linewidth": 1 + 5 * abs(p.strength) / high,
+            "zorder": 1,
+        }
+        for molecule in {p.i, p.j}:
+            axis.plot([0, 0.5], [y_left[molecule], y], **style)
+        axis.plot([0.5, 1], [y, y_right[p.k]], **style)
+        axis.plot(0.5, y, "o", color="black", markersize=5, zorder=2)
+        label = f"{p.strength:+.2f}"
+        above = y >= y_right[p.k]  # the side that no line takes
+        offset, align = ((0, 6), "bottom") if above else ((0, -6), "top")
+        axis.annotate(label, (0.5, y), offset, textcoords="offset points", ha="center", va=align, zorder=3)
+        if p.i == p.j:
+            axis.annotate("2", (0.25, (y_left[p.i] + y) / 2), (0, 5), textcoords="offset points")
+    for x, column in ((0, y_left), (1, y_right)):
+        for molecule, y in column.items():
+            edge = COLOURS[1] if molecule < CLASSES else COLOURS[0]
+            box = {"boxstyle": "circle", "facecolor": "white", "edgecolor": edge, "linewidth": 2}
+            axis.text(x, y, str(molecule), ha="center", va="center", bbox=box, zorder=4)
+    axis.set(xlim=(-0.1, 1.1), ylim=(-0.04, 1.04))
+    axis.axis("off")
     return axis

@@ -1,5 +1,6 @@
 """Attributions that add up, and knock-outs that leave the model alone."""
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +11,7 @@ from csos_lib import CSOS
 from csos_lib.interpret import (
     Pathway,
     attribute,
+    centred,
     class_accuracy,
     pair_coefficients,
     strongest,
@@ -17,6 +19,7 @@ from csos_lib.interpret import (
     without_molecule,
     without_reaction,
 )
+from csos_lib.plots import show_pathways
 
 both = pytest.mark.parametrize("dynamics", ["euler", "mirror"])
 
@@ -146,6 +149,41 @@ def test_knocking_out_a_reaction(dynamics):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("reaction", ["dense", "cp"])
+def test_a_centred_model_computes_the_same(reaction):
+    model, x = strong(dynamics="mirror", reaction=reaction), images(3)
+    plain = centred(model)
+    torch.testing.assert_close(plain.trajectory(x), model.trajectory(x))
+    coefficients = pair_coefficients(plain)
+    torch.testing.assert_close(coefficients[:10].mean(0), torch.zeros(12, 12, dtype=torch.float64))
+    assert pair_coefficients(model)[:10].mean(0).abs().max() > 0.01
+    # What W hides is gone: any number added to all k gives the same centred model.
+    with torch.no_grad():
+        shifted = centred(model)
+        shifted.reaction.weight += torch.randn(1, shifted.reaction.weight.shape[1])
+    assert not torch.allclose(pair_coefficients(shifted), coefficients)
+    torch.testing.assert_close(pair_coefficients(centred(shifted)), coefficients)
+    # The parts are then those of log x_k less the mean of the ten, as they were.
+    before, after = attribute(model, x), attribute(plain, x)
+    torch.testing.assert_close(before.pairs - before.pairs[:, :10].mean(1, keepdim=True), after.pairs)
+    torch.testing.assert_close(before.total, after.total)
+
+
+def test_pathways_are_drawn():
+    drawn = [Pathway(0, 12, 3, 2.0), Pathway(11, 11, 3, -1.0), Pathway(0, 0, 4, 0.5)]
+    axis = show_pathways(drawn)
+    texts = [text.get_text() for text in axis.texts]
+    assert sorted(t for t in texts if t.isdigit()) == sorted(["0", "11", "12", "3", "4", "2", "2"])
+    assert {"+2.00", "-1.00", "+0.50"} <= set(texts)
+    lines = [line for line in axis.lines if line.get_marker() == "None"]
+    assert len(lines) == 3 + 2 + 2  # a line each for what meets, and one for what is made
+    assert sum(line.get_linestyle() == "--" for line in lines) == 2
+    assert max(line.get_linewidth() for line in lines) == 6
+    plt.close(axis.figure)
+    with pytest.raises(ValueError, match="pathways"):
+        show_pathways([])
+
+
 def test_class_accuracy():
     class Answers(CSOS):
         def forward(self, images):
@@ -181,5 +219,7 @@ def test_bad_arguments():
         attribute(CSOS(12, reaction=nn.Identity()), torch.rand(1, 784))
     with pytest.raises(ValueError, match="callable"):
         attribute(CSOS(12, dynamics=lambda x, reaction: x), torch.rand(1, 784))
+    with pytest.raises(ValueError, match="centred, got 'euler'"):
+        centred(model)
     with pytest.raises(ValueError, match="labels"):
         class_accuracy(model, torch.rand(2, 784), torch.tensor([0, 10]))
