@@ -17,7 +17,7 @@ def power(x: Tensor, degree: int) -> Tensor:
     Returns:
         The shape of x.
 
-    Chapter 15.
+    Chapter 15, :eq:`eq-power`.
     """
     return x**degree
 
@@ -33,7 +33,7 @@ def gate(u: Tensor, v: Tensor) -> Tensor:
     Returns:
         (B, d).
 
-    Source: Dauphin et al. (2017), eq. 1. Chapter 15.
+    Source: Dauphin et al. (2017), eq. 1. Chapter 15, :eq:`eq-gate`.
 
     >>> gate(torch.tensor([2.0]), torch.tensor([0.0]))
     tensor([1.])
@@ -53,7 +53,7 @@ def ratio(p: Tensor, q: Tensor, eps: float = 1e-3) -> Tensor:
     Returns:
         (B, d).
 
-    Source: memo 2, section 1, family 2; Molina et al. (2020). Chapter 15.
+    Source: memo 2, section 1, family 2; Molina et al. (2020). Chapter 15, :eq:`eq-ratio`.
 
     >>> ratio(torch.tensor([1.0]), torch.tensor([0.0]), eps=0.5)
     tensor([2.])
@@ -71,6 +71,6 @@ def rational(h: T, eps: float = 1e-3) -> T:
     Returns:
         (B, d).
 
-    Chapter 15.
+    Chapter 15, :eq:`eq-rational`.
     """
     return ratio(h + h**3, h**2, eps=eps)

@@ -19,7 +19,7 @@ def laplacian(h: Tensor, grid: Grid = None) -> Tensor:
     Returns:
         (B, d), each row of sum 0: what leaves one place arrives at the next, and nothing leaves the border.
 
-    Source: memo 2, section 1, family 3. Chapter 16.
+    Source: memo 2, section 1, family 3. Chapter 16, :eq:`eq-laplacian`.
 
     >>> laplacian(torch.tensor([[0.0, 0.0, 1.0, 0.0]]))
     tensor([[ 0.,  1., -2.,  1.]])
@@ -49,7 +49,7 @@ def diffuse(h: T, alpha: float, grid: Grid = None) -> T:
     Raises:
         ValueError: alpha is not above 0.
 
-    Source: memo 2, section 1, family 3. Chapter 16.
+    Source: memo 2, section 1, family 3. Chapter 16, :eq:`eq-diffusion`.
 
     >>> diffuse(torch.tensor([[0.0, 1.0, 0.0]]), alpha=0.25)
     tensor([[0.2500, 0.5000, 0.2500]])
@@ -106,7 +106,7 @@ def edges(h: Tensor, grid: Grid = None, eps: float = 1e-3) -> Tensor:
     Returns:
         (B, d), at least sqrt eps.
 
-    Chapter 16.
+    Chapter 16, :eq:`eq-edges`.
     """
     across = derivative(h, axis=1, grid=grid).square()
     down = 0.0 if grid is None else derivative(h, axis=0, grid=grid).square()
@@ -128,7 +128,7 @@ def gaussian_blur(h: Tensor, sigma: float | Tensor, grid: Grid = None, radius: i
     Returns:
         (B, d), with the mean of each row unchanged.
 
-    Source: memo 2, section 1, family 3. Chapter 16.
+    Source: memo 2, section 1, family 3. Chapter 16, :eq:`eq-gaussian-blur`.
 
     >>> gaussian_blur(torch.tensor([[0.0, 0.0, 1.0, 0.0, 0.0]]), sigma=0.5).mean()
     tensor(0.2000)

@@ -19,7 +19,7 @@ def squared_distance(h: Tensor, points: Tensor) -> Tensor:
     Returns:
         (B, J), at least 0.
 
-    Source: memo 2, section 3. Chapter 17.
+    Source: memo 2, section 3. Chapter 17, :eq:`eq-squared-distance`.
 
     >>> squared_distance(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
     tensor([[ 0.0000, 12.5000]])
@@ -40,7 +40,7 @@ def rbf(distance: Tensor, sigma: float | Tensor) -> Tensor:
     Returns:
         (B, J) in [0, 1].
 
-    Source: Broomhead & Lowe (1988). Chapter 17.
+    Source: Broomhead & Lowe (1988). Chapter 17, :eq:`eq-rbf`.
     """
     return torch.exp(distance / -(sigma * sigma))
 
@@ -57,7 +57,7 @@ def prototypes(h: T, points: T, readout: T, sigma: float) -> T:
     Returns:
         (B, d).
 
-    Source: memo 2, section 1, family 4. Chapter 17.
+    Source: memo 2, section 1, family 4. Chapter 17, :eq:`eq-rbf`.
     """
     _check.number("sigma", sigma, 0, above=True)
     return rbf(squared_distance(h, points), sigma) @ readout
@@ -78,7 +78,7 @@ def soft_neighbours(h: T, memory: T, tau: float) -> T:
     Returns:
         (B, d), inside the convex hull of the memory.
 
-    Source: memo 2, section 1, family 4; Plötz & Roth (2018). Chapter 17.
+    Source: memo 2, section 1, family 4; Plötz & Roth (2018). Chapter 17, :eq:`eq-soft-neighbours`.
 
     >>> memory = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
     >>> soft_neighbours(torch.tensor([[0.1, 0.2]]), memory, tau=0.01).round(decimals=3).abs()
