@@ -1,7 +1,8 @@
 """What W is: modules that hold the rates of a reaction and map concentrations to production.
 
 All start alike: the rates are random with mean 0, and for every x the production R(x)_k has the variance
-SCALE^2 (sum_i x_i^2)^2 that the memo's dense W gives it. Factors that are multiplied share that scale evenly.
+SCALE^2 (sum_i x_i^2)^2 that the memo's dense W gives it (chapter 5, :eq:`eq-scale-rule`). Factors that are
+multiplied share that scale evenly.
 """
 
 import importlib
@@ -114,7 +115,7 @@ class SymmetricReaction(_Reaction):
     Raises:
         ValueError: num_basis is not a positive integer; x is not (B, N) of the dtype of the weight.
 
-    Chapter 5.
+    Chapter 5, :eq:`eq-symmetric`.
 
     >>> reaction = SymmetricReaction(4)
     >>> reaction.weight.shape, reaction(torch.full((1, 4), 1 / 4)).shape
@@ -160,7 +161,8 @@ class CPReaction(_Reaction):
     Raises:
         ValueError: num_basis or rank is not a positive integer; x is not (B, N) of the dtype of the factors.
 
-    Source: Carroll & Chang (1970); Harshman (1970); Kolda & Bader (2009), section 3. Chapter 5.
+    Source: Carroll & Chang (1970); Harshman (1970); Kolda & Bader (2009), section 3. Chapter 5,
+    :eq:`eq-cp`.
 
     >>> sum(p.numel() for p in CPReaction(64, rank=32).parameters())
     6144
@@ -191,6 +193,8 @@ class CPReaction(_Reaction):
         Raises:
             ValueError: an argument is out of range.
             ImportError: TensorLy is not installed.
+
+        Chapter 5, :eq:`eq-compression-error`.
         """
         _check_cube(weight)
         _check.integer("iterations", iterations, 1)
@@ -234,7 +238,7 @@ class TuckerReaction(_Reaction):
     Raises:
         ValueError: num_basis or rank is not a positive integer; x is not (B, N) of the dtype of the factors.
 
-    Source: Tucker (1966); Kolda & Bader (2009), section 4. Chapter 5.
+    Source: Tucker (1966); Kolda & Bader (2009), section 4. Chapter 5, :eq:`eq-tucker`.
 
     >>> sum(p.numel() for p in TuckerReaction(64).parameters())
     38912
@@ -265,7 +269,7 @@ class TuckerReaction(_Reaction):
             ValueError: an argument is out of range.
             ImportError: TensorLy is not installed.
 
-        Source: De Lathauwer, De Moor & Vandewalle (2000).
+        Source: De Lathauwer, De Moor & Vandewalle (2000). Chapter 5, :eq:`eq-compression-error`.
         """
         _check_cube(weight)
         _check.integer("iterations", iterations, 1)
@@ -312,7 +316,7 @@ class PairwiseReaction(_Reaction):
     Raises:
         ValueError: num_basis is not a positive integer; x is not (B, N) of the dtype of the factors.
 
-    Chapter 5.
+    Chapter 5, :eq:`eq-pairwise`.
 
     >>> sum(p.numel() for p in PairwiseReaction(64).parameters())
     8192
