@@ -21,12 +21,13 @@ from csos_lib.simplex import EPSILON
 class Attribution(NamedTuple):
     """Where the final state comes from: total = start + pairs.sum((0, 2, 3)) + norm, for every molecule.
 
-    total: (N,), x_T for the Euler step, log x_T for the mirror step (means over the images).
-    start: (N,), the part that is left of x_0 (or log x_0).
-    pairs: (T, N, N, N), [t, k, i, j] is the part that the pair i <= j made at step t; a negative part is
-        inhibition. The entries with i > j are 0.
-    norm: (N,), what normalising took. It is 0 for the Euler step, whose parts are divided by the same sum as
-        x; for the mirror step it is one number for all molecules, so it never decides between two.
+    Attributes:
+        total: (N,), x_T for the Euler step, log x_T for the mirror step (means over the images).
+        start: (N,), the part that is left of x_0 (or log x_0).
+        pairs: (T, N, N, N), [t, k, i, j] is the part that the pair i <= j made at step t; a negative part is
+            inhibition. The entries with i > j are 0.
+        norm: (N,), what normalising took. It is 0 for the Euler step, whose parts are divided by the same
+            sum as x; for the mirror step it is one number for all molecules, so it never decides between two.
     """
 
     total: Tensor

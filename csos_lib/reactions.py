@@ -155,7 +155,8 @@ class CPReaction(_Reaction):
         rank: R, at least 1; None is N. Rank N^2 reaches every W.
 
     Attributes:
-        left, right: A and B, (R, N).
+        left: A (R, N).
+        right: B (R, N).
         out: C, (N, R). All three start normal with deviation (0.05 / sqrt R)^(1/3).
 
     Raises:
@@ -232,7 +233,8 @@ class TuckerReaction(_Reaction):
 
     Attributes:
         core: G (r, r, r).
-        left, right: A and B, (r, N).
+        left: A (r, N).
+        right: B (r, N).
         out: U (N, r). All four start normal with deviation (0.05 / r^(3/2))^(1/4).
 
     Raises:
@@ -311,7 +313,8 @@ class PairwiseReaction(_Reaction):
         num_basis: N, the number of molecules, at least 1.
 
     Attributes:
-        left, right: A and B, (N, N); both start normal with deviation sqrt 0.05.
+        left: A (N, N).
+        right: B (N, N). Both start normal with deviation sqrt 0.05.
 
     Raises:
         ValueError: num_basis is not a positive integer; x is not (B, N) of the dtype of the factors.

@@ -101,6 +101,7 @@ def fit(
                 bar.set_postfix(loss=history.train_loss[-1], accuracy=history.train_accuracy[-1])
             if after_epoch is not None:
                 after_epoch(epoch + 1)
+    optimiser.zero_grad()  # leave nothing behind that a later backward() would be added to
     return history
 
 

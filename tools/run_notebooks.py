@@ -70,7 +70,7 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
 def with_run_time(path: Path, text: str, seconds: float) -> str:
     """The text with its opening box giving the run time, rounded up to a step of SECONDS.
 
-    The printed time stays while the run takes between a third and all of it, so that a quiet machine and a
+    The printed time stays while the run takes between half and all of it, so that a quiet machine and a
     busy one write the same.
     """
     found = RUN_TIME.search(text)
@@ -79,7 +79,7 @@ def with_run_time(path: Path, text: str, seconds: float) -> str:
             f"{path.name}: no line '**Run time**: about N s on two CPU cores' in its opening box"
         )
     printed = int(found[2])
-    if printed / 3 <= seconds <= printed:
+    if printed / 2 <= seconds <= printed:
         return text
     rounded = next((limit for limit in SECONDS if seconds <= limit), None)
     if rounded is None:

@@ -34,8 +34,6 @@ class Bank(nn.Module):
 
     Attributes:
         nodes: the distinct subexpressions, each after its inputs.
-        names: K short names, all different.
-        families: K families, None for an operator of inner primitives alone.
         dim: d, or None where nothing in the formulas fixes it.
 
     Raises:
@@ -132,11 +130,12 @@ class Bank(nn.Module):
 
     @property
     def families(self) -> list[str | None]:
+        """The family of each operator; None for one of inner primitives alone."""
         return [f.family for f in self._operators]
 
     @property
     def names(self) -> list[str]:
-        """K short names, all different: the outermost primitive of a family, and the numbers in it."""
+        """K short names, all different, made of the outermost primitive of a family and the numbers in it."""
         short = [" ".join([f.head.name, *_numbers(f)]) for f in self._operators]
         longer = [
             " ".join([x, *(str(n) for n in distinct([f]) if not n.inputs and n != h)])
