@@ -46,6 +46,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "mirror dense": mirror,
     "mirror symmetric": partial(mirror, reaction="symmetric"),
     **{f"mirror cp {rank}": partial(mirror, reaction="cp", rank=rank) for rank in (16, 32, 64, 128)},
+    **{f"mirror tucker {rank}": partial(mirror, reaction="tucker", rank=rank) for rank in (8, 16, 32)},
+    "mirror pairwise": partial(mirror, reaction="pairwise"),
     "mirror T=0": partial(mirror, steps=0, reaction="cp", rank=1),
     # As many parameters as the T = 0 models, CP 16, 32, 64, 128, symmetric and dense, in this order.
     **{f"mlp {hidden}": partial(mlp, hidden) for hidden in (63, 67, 71, 79, 94, 231, 393)},

@@ -98,6 +98,12 @@ def test_page(site: str, browser: Any, name: str) -> None:
             overflow = page.evaluate(
                 "document.documentElement.scrollWidth - document.documentElement.clientWidth"
             )
+            cut = page.eval_on_selector_all(
+                'article mjx-container[display="true"]',
+                "boxes => boxes.filter(b => b.querySelector('mjx-math').offsetWidth > b.clientWidth + 1)"
+                ".map(b => b.textContent.slice(0, 80))",
+            )
+            assert not cut, f"at {width} px an equation is wider than its line"
             page.screenshot(path=SHOTS / f"{stem}-{width}-{scheme}.png", full_page=True)
             assert overflow <= 1, f"{scheme}, {width} px: the page is {overflow} px wider than the window"
         # docutils writes the roles of a bibliography entry, which axe calls outdated.
