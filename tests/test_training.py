@@ -64,6 +64,9 @@ def test_training_learns_what_can_be_learned() -> None:
     assert history.train_loss[-1] < history.train_loss[0]
     assert after.loss < before.loss / 2
     assert after.accuracy > 0.7
+    assert all(p.grad is None for p in model.parameters()), (
+        "nothing that a later backward() would be added to"
+    )
 
 
 def test_the_first_epoch_is_adam_on_the_mean_negative_log_likelihood() -> None:
