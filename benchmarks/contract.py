@@ -7,10 +7,6 @@ experiment "choice": one mixture, its weights chosen in several ways; "single" i
 logits amounts to, whose pick never changes, run once for each of the twelve.
 """
 
-import csv
-import platform
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,8 +27,8 @@ from csos_lib.operators import (
     spread,
     weight,
 )
+from table import write_table
 
-RESULT = Path(csos_lib.__file__).parent / "results" / "contract.csv"
 DIM, EPOCHS = 32, 6
 COLUMNS = ("experiment", "variant", "number", "seed", "train_loss", "test_accuracy", "operators_used")
 
@@ -125,12 +121,7 @@ def main() -> None:
         for number in range(12 if seed < 3 else 0):
             torch.manual_seed(seed)
             add("choice", "single", number, seed, *measure(Choice("single", number, seed), data, seed), 1)
-    with RESULT.open("w", newline="", encoding="utf-8") as file:
-        print("# python benchmarks/contract.py", file=file)
-        print(f"# torch {torch.__version__}, Python {platform.python_version()}, one thread", file=file)
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+    write_table("contract", COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,6 @@ steps, scale, strength, molecules       32 molecules, two epochs, one thing chan
 sweep       16 molecules, one epoch, 55 settings of (decay, alpha) trained as one batch
 """
 
-import csv
-import platform
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch.func import stack_module_state, vmap
@@ -21,8 +17,8 @@ import csos_lib
 from csos_lib import CSOS
 from csos_lib.reactions import SCALE
 from csos_lib.simplex import EPSILON, count_living, normalise
+from table import write_table
 
-RESULT = Path(csos_lib.__file__).parent / "results" / "dying.csv"
 SEEDS = range(3)
 COLUMNS = (
     "experiment",
@@ -218,13 +214,7 @@ def main() -> None:
     for dynamics in ("relu", "softplus", "mirror"):
         for lr in (0.005, 0.002):
             rows += train_one("cure", data, dynamics, 64, lr=lr, epochs=6, every=True)
-    with RESULT.open("w", newline="", encoding="utf-8") as file:
-        print("# python benchmarks/dying.py", file=file)
-        print(f"# torch {torch.__version__}, Python {platform.python_version()}, one thread", file=file)
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    write_table("dying", COLUMNS, [[row.get(k, "") for k in COLUMNS] for row in rows])
 
 
 if __name__ == "__main__":

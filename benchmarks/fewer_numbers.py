@@ -12,22 +12,19 @@ compressed      the trained dense W, or what it has learned since its start, rep
                 approximation of low rank; then one epoch of fine-tuning at a lower rate
 """
 
-import csv
-import platform
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
-from full_scale import mlp, train
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import csos_lib
 from csos_lib import CSOS, Dataset
 from csos_lib.reactions import CPReaction, TuckerReaction, symmetrise
+from full_scale import mlp, train
+from table import write_table
 
-RESULT = Path(csos_lib.__file__).parent / "results" / "fewer_numbers.csv"
 SEEDS, EPOCHS, LR, TUNING_LR = range(3), 10, 0.008, 0.001
 COLUMNS = (
     "experiment",
@@ -121,12 +118,7 @@ def main() -> None:
             if (kind, molecules) == ("dense", 64):
                 assert isinstance(model, CSOS)
                 rows += compress(model, start["reaction.weight"], data, seed, bar)
-    with RESULT.open("w", newline="", encoding="utf-8") as file:
-        print("# python benchmarks/fewer_numbers.py", file=file)
-        print(f"# torch {torch.__version__}, Python {platform.python_version()}, one thread", file=file)
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table("fewer_numbers", COLUMNS, [[row.get(k, "") for k in COLUMNS] for row in rows])
 
 
 if __name__ == "__main__":

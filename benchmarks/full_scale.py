@@ -28,8 +28,8 @@ from tqdm.auto import tqdm
 
 import csos_lib
 from csos_lib import CSOS, Dataset
+from table import RESULTS
 
-RESULTS = Path(csos_lib.__file__).parent / "results"
 RESULT, TUNING = RESULTS / "full_scale.csv", RESULTS / "full_scale_tuning.csv"
 EPOCHS = 10
 COLUMNS = ("model", "dataset", "seed", "parameters", "accuracy", "loss", "train_seconds", "command")

@@ -3,17 +3,13 @@
 python benchmarks/memo_seeds.py        writes csos_lib/results/memo_seeds.csv, about a minute on one core
 """
 
-import csv
-import platform
-from pathlib import Path
-
 import torch
 from torch.nn import functional as F
 
 import csos_lib
 from csos_lib.simplex import count_living
+from table import write_table
 
-RESULT = Path(csos_lib.__file__).parent / "results" / "memo_seeds.csv"
 SEEDS, EPOCHS = range(5), 10
 COLUMNS = (
     "seed",
@@ -65,12 +61,7 @@ def main() -> None:
         for epoch, values in enumerate(seen):
             rows.append([seed, epoch + 1, history.train_loss[epoch], history.train_accuracy[epoch], *values])
         print(f"seed {seed}: test accuracy {seen[-1][1]:.3f}, zero gradients {seen[-1][-1]:.3f}")
-    with RESULT.open("w", newline="", encoding="utf-8") as file:
-        print("# python benchmarks/memo_seeds.py", file=file)
-        print(f"# torch {torch.__version__}, Python {platform.python_version()}, one thread", file=file)
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([[f"{v:.6g}" for v in row] for row in rows])
+    write_table("memo_seeds", COLUMNS, rows)
 
 
 if __name__ == "__main__":

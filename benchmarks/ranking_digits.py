@@ -3,18 +3,14 @@
 python benchmarks/ranking_digits.py        writes csos_lib/results/ranking_digits.csv, minutes on one core
 """
 
-import csv
-import platform
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import csos_lib
 from csos_lib.operators import neuralsort, score, sinkhorn, soft_rank, softsort, squared_difference
+from table import write_table
 
-RESULT = Path(csos_lib.__file__).parent / "results" / "ranking_digits.csv"
 SEEDS, EPOCHS, LISTS, LENGTH = range(3), 5, 800, 5
 TEMPERATURES = (0.01, 0.1, 1.0, 10.0)
 COLUMNS = ("method", "tau", "seed", "whole_list", "places")
@@ -75,12 +71,7 @@ def main() -> None:
             whole, places = right.all(1).double().mean().item(), right.double().mean().item()
             rows.append((method, tau, seed, f"{whole:.4f}", f"{places:.4f}"))
             print(*rows[-1], flush=True)
-    with RESULT.open("w", newline="", encoding="utf-8") as file:
-        print("# python benchmarks/ranking_digits.py", file=file)
-        print(f"# torch {torch.__version__}, Python {platform.python_version()}, one thread", file=file)
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+    write_table("ranking_digits", COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,6 @@ One row for each seed and class k. Only that class's 100 test images are looked 
 N (N + 1) / 2 reactions i + j -> k that make its molecule, each knocked out by itself in the centred network.
 """
 
-import csv
-import platform
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,8 +14,8 @@ import csos_lib
 from csos_lib.interpret import attribute, centred, class_accuracy
 from csos_lib.quadratic import pair_members
 from csos_lib.reactions import SymmetricReaction
+from table import write_table
 
-RESULT = Path(csos_lib.__file__).parent / "results" / "reading.csv"
 SEEDS, EPOCHS, MOLECULES, CLASSES = range(5), 6, 24, 10
 
 
@@ -127,12 +123,7 @@ def main() -> None:
         seed, k = int(row["seed"]), int(row["class"])
         others = [rank_correlation(named[seed][k], named[other][k]) for other in SEEDS if other != seed]
         row["agreement"] = sum(others) / len(others)
-    with RESULT.open("w", newline="", encoding="utf-8") as file:
-        print("# python benchmarks/reading.py", file=file)
-        print(f"# torch {torch.__version__}, Python {platform.python_version()}, one thread", file=file)
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(rows[0])
-        writer.writerows([[f"{v:.6g}" for v in row.values()] for row in rows])
+    write_table("reading", list(rows[0]), [[float(v) for v in row.values()] for row in rows])
 
 
 if __name__ == "__main__":

@@ -6,10 +6,7 @@ Every network has the same size, data, order and number of steps. "trained_on" i
 training images, "salt" the share in the test images. A family with a setting to choose is tried at two.
 """
 
-import csv
-import platform
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +22,8 @@ from csos_lib.operators import (
     softsorted,
     sort,
 )
+from table import write_table
 
-RESULT = Path(csos_lib.__file__).parent / "results" / "salt_on_digits.csv"
 SEEDS, EPOCHS, GRID = range(3), 8, (28, 28)
 SALT = (0.0, 0.05, 0.1, 0.2, 0.3)
 COLUMNS = ("operator", "trained_on", "seed", "salt", "accuracy")
@@ -95,12 +92,7 @@ def main() -> None:
                     accuracy = (model(test).argmax(1) == data.test_labels).double().mean().item()
                     rows.append((name, trained_on, seed, share, f"{accuracy:.3f}"))
             print(name, trained_on, [row[-1] for row in rows[-3 * len(SALT) :]], flush=True)
-    with RESULT.open("w", newline="", encoding="utf-8") as file:
-        print("# python benchmarks/salt_on_digits.py", file=file)
-        print(f"# torch {torch.__version__}, Python {platform.python_version()}, one thread", file=file)
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+    write_table("salt_on_digits", COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,13 @@ python benchmarks/waves.py        writes csos_lib/results/waves.csv, a few minut
 Every variant trains the same 7,850 numbers for the same epochs; "learned" also learns its one scale.
 """
 
-import csv
-import platform
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 import csos_lib
 from csos_lib.operators import Bank, Expression, gelu, h, phase, rms, sin, weight
+from table import write_table
 
-RESULT = Path(csos_lib.__file__).parent / "results" / "waves.csv"
 EPOCHS, LR = 8, 0.002
 SCALES = (0.01, 0.1, 0.3, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 100.0)
 COLUMNS = ("variant", "scale", "seed", "train_accuracy", "test_accuracy", "last_scale")
@@ -53,12 +49,7 @@ def main() -> None:
             numbers = [history.train_accuracy[-1], accuracy, last]
             rows.append([variant, scale, seed, *(f"{v:.5g}" for v in numbers)])
             print(*rows[-1], flush=True)
-    with RESULT.open("w", newline="", encoding="utf-8") as file:
-        print("# python benchmarks/waves.py", file=file)
-        print(f"# torch {torch.__version__}, Python {platform.python_version()}, one thread", file=file)
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+    write_table("waves", COLUMNS, rows)
 
 
 if __name__ == "__main__":
