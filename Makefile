@@ -58,7 +58,7 @@ strict-book: setup
 
 browser: strict-book
 	@echo "== the built pages in a browser"
-	$(PYTEST) tests -m browser
+	$(PYTEST) -n 2 tests/test_browser.py -m browser
 
 notebooks: setup
 	$(PYTHON) tools/run_notebooks.py $(CHAPTERS)

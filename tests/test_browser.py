@@ -106,18 +106,20 @@ def test_page(site: str, browser: Any, name: str) -> None:
             assert not cut, f"at {width} px an equation is wider than its line"
             page.screenshot(path=SHOTS / f"{stem}-{width}-{scheme}.png", full_page=True)
             assert overflow <= 1, f"{scheme}, {width} px: the page is {overflow} px wider than the window"
-        # docutils writes the roles of a bibliography entry, which axe calls outdated.
-        violations = (
-            Axe()
-            .run(page, context={"exclude": [[".citation-list"]]}, options={"preload": False})
-            .response["violations"]
-        )
-        found = [
-            f"{scheme}: {v['id']}: {v['help']} {[node['html'][:120] for node in v['nodes'][:3]]}"
-            for v in violations
-            if v["id"] not in THEME_RULES
-        ]
-        assert not found, "\n".join(found)
+            if width == 360:  # the theme makes wide code focusable when it loads, and we loaded at 1280
+                continue
+            # docutils writes the roles of a bibliography entry, which axe calls outdated.
+            violations = (
+                Axe()
+                .run(page, context={"exclude": [[".citation-list"]]}, options={"preload": False})
+                .response["violations"]
+            )
+            found = [
+                f"{scheme}: {v['id']}: {v['help']} {[node['html'][:120] for node in v['nodes'][:3]]}"
+                for v in violations
+                if v["id"] not in THEME_RULES
+            ]
+            assert not found, "\n".join(found)
     assert page.locator("mjx-merror").count() == 0, "an equation does not parse"
     for alt in page.eval_on_selector_all("article img", "images => images.map(image => image.alt)"):
         assert len(alt) > 20, f"alternative text {alt!r}"
