@@ -48,8 +48,7 @@ library: setup
 
 nbval: setup
 	@echo "== the notebooks under nbval"
-	$(PYTEST) -n 2 --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
-	  --nbval-cell-timeout 120 notebooks
+	$(PYTEST) -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout 120 notebooks
 
 strict-book: setup
 	@echo "== the book, warnings as errors, from a clean folder"

@@ -20,7 +20,7 @@ def current() -> str:
 
 
 def variants(address: str) -> dict[str, str]:
-    """How an address is written in the project: itself, in Colab's links, and as the published page."""
+    """How an address is written in the project: itself, and in Colab's links."""
     found = ADDRESS.fullmatch(address)
     if found is None:
         raise SystemExit(f"the address must look like https://github.com/OWNER/NAME, got {address!r}")
@@ -28,7 +28,6 @@ def variants(address: str) -> dict[str, str]:
     return {
         "repository": address,
         "colab": f"https://colab.research.google.com/github/{owner}/{name}/",
-        "page": f"https://{owner.lower()}.github.io/{name}",
     }
 
 
