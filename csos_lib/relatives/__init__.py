@@ -1,1 +1,1 @@
-"""The relatives of the reaction model: part II of the book, one short file a topic, used by nothing in the core."""
+"""The relatives of the reaction model, part II of the book: one short file a topic, unused by the core."""
