@@ -79,6 +79,12 @@ def mirror_step(log_x: Tensor, reaction: Reaction, decay: float, alpha: float) -
     return torch.log_softmax((1 - decay) * log_x + alpha * log_x.shape[1] * reaction(x), 1)
 
 
+def laid_out(reaction: Reaction) -> Reaction:
+    """A reaction ready for many calls: what its method `lay_out` gives, or itself if it has none."""
+    lay_out = getattr(reaction, "lay_out", None)
+    return reaction if lay_out is None else lay_out()
+
+
 def iterate(
     state: Tensor, step: Step, reaction: Reaction, steps: int, decay: float, alpha: float
 ) -> Iterator[Tensor]:
@@ -87,8 +93,7 @@ def iterate(
     Args:
         state: what `step` takes: concentrations (B, N) for `euler_step`, their logarithms for `mirror_step`.
         step: the dynamics.
-        reaction: maps concentrations to production. If it has a method `lay_out`, that is called once and
-            gives the function that all steps call.
+        reaction: maps concentrations to production; :func:`laid_out` once for all steps.
         steps: T, at least 0.
         decay: in [0, 1).
         alpha: at least 0.
@@ -97,8 +102,7 @@ def iterate(
         The state before the first step, and after each.
     """
     _check.integer("steps", steps, 0)
-    lay_out = getattr(reaction, "lay_out", None)
-    reaction = reaction if lay_out is None else lay_out()
+    reaction = laid_out(reaction)
     yield state
     for _ in range(steps):
         state = step(state, reaction, decay, alpha)
