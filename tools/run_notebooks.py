@@ -63,6 +63,7 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
         if cell.cell_type == "code":
             for output in cell.outputs:
                 output.pop("transient", None)
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # a random id
                 if "metadata" in output:
                     output.metadata = nbformat.from_dict({})
 

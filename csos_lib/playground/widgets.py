@@ -1,0 +1,57 @@
+"""The demos as widgets: in a live notebook the kernel sees the drawing, and can push a model of its own."""
+
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+FOLDER = Path(__file__).parent
+
+
+class _Demo(anywidget.AnyWidget):
+    """What the demos share: the module, its files on demand, and HTML for a page without a kernel."""
+
+    _esm = FOLDER / "playground.js"
+    _css = FOLDER / "playground.css"
+    demo = traitlets.Unicode().tag(sync=True)
+    _about = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_msg(self._send_file)
+
+    def _send_file(self, widget: object, content: dict[str, Any], buffers: object) -> None:
+        names = {path.stem: path for path in FOLDER.glob("*.bin")}
+        if content.get("file") in names:
+            self.send(content, buffers=[names[content["file"]].read_bytes()])
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._about}>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data, metadata = bundle if bundle is not None else ({}, {})
+        html = f'<div class="csos-demo" data-csos-demo="{self.demo}"><p>{self._about}</p></div>'
+        return {**data, "text/html": html, "text/plain": repr(self)}, metadata
+
+
+class DrawDigit(_Demo):
+    """Draw a digit and watch a trained reaction read it."""
+
+    demo = traitlets.Unicode("digit").tag(sync=True)
+    _about = "a digit drawn here is read by a trained reaction, step by step"
+
+
+class Triangle(_Demo):
+    """Three molecules on a triangle: drag the start, edit W, watch the trajectory."""
+
+    demo = traitlets.Unicode("triangle").tag(sync=True)
+    _about = "three molecules on a triangle, with a flow that you set"
+
+
+class Sorting(_Demo):
+    """Sorting and the maximum, softly: drag the bars and turn the temperature."""
+
+    demo = traitlets.Unicode("sorting").tag(sync=True)
+    _about = "bars to drag, sorted softly at a temperature that you set"
