@@ -39,13 +39,14 @@ class CSOS(nn.Module):
         dynamics: "euler", "mirror", or a callable (x_0, reaction) -> x_T on concentrations (B, N). With
             "mirror" the model stays in log space: injection is a log_softmax, and so is the readout, over the
             ten class molecules.
+        inputs: how many numbers an image has, at least 1; chapter 22 puts other layers before the encoder.
 
     Attributes:
-        encoder: nn.Linear(784, N).
+        encoder: nn.Linear(inputs, N).
         reaction: the reaction module; its starting values come from torch's global generator.
 
     Raises:
-        ValueError: an argument is out of range, or images are not (B, 784) of the dtype of the model.
+        ValueError: an argument is out of range, or images are not (B, inputs) of the dtype of the model.
 
     Source: memo 1, section 2. Chapters 1 to 3, :eq:`eq-injection`, :eq:`eq-euler-step`, :eq:`eq-readout`.
 
@@ -64,18 +65,20 @@ class CSOS(nn.Module):
         reaction: str | nn.Module = "dense",
         rank: int | None = None,
         dynamics: str | Callable[[Tensor, dynamics.Reaction], Tensor] = "euler",
+        inputs: int = PIXELS,
     ) -> None:
         super().__init__()
         if not callable(dynamics):
             _check.choice("dynamics", dynamics, tuple(_ALPHA))
         alpha = _ALPHA.get(str(dynamics), 1.0) if alpha is None else alpha
         _check.integer("num_basis", num_basis, CLASSES)
+        _check.integer("inputs", inputs, 1)
         _check.integer("steps", steps, 0)
         _check.number("decay", decay, 0, 1, below=True)
         _check.number("alpha", alpha, 0)
         self.num_basis, self.steps, self.decay, self.alpha = num_basis, steps, decay, alpha
         self.dynamics, self.rank = dynamics, rank
-        self.encoder = nn.Linear(PIXELS, num_basis)
+        self.encoder = nn.Linear(inputs, num_basis)
         self.reaction_name = reaction if isinstance(reaction, str) else None
         self.reaction = self._make_reaction(reaction, num_basis, rank)
 
@@ -119,7 +122,7 @@ class CSOS(nn.Module):
         return dynamics.trajectory(x, self.reaction, self.steps, self.decay, self.alpha, self.dynamics)
 
     def _encode(self, images: Tensor) -> Tensor:
-        _check.matrix("images", images, PIXELS, self.encoder.weight.dtype)
+        _check.matrix("images", images, self.encoder.in_features, self.encoder.weight.dtype)
         return self.encoder(images)
 
     def _log_states(self, images: Tensor) -> Iterator[Tensor]:
@@ -156,6 +159,7 @@ def save(model: CSOS, path: str | os.PathLike[str]) -> None:
         "reaction": model.reaction_name,
         "rank": model.rank,
         "dynamics": model.dynamics,
+        "inputs": model.encoder.in_features,
     }
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

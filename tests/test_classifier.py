@@ -268,3 +268,13 @@ def test_bad_images(dynamics):
 
 def test_what_prints():
     assert "num_basis=12, steps=5, decay=0.1, alpha=0.1" in repr(CSOS(12, dynamics="mirror"))
+
+
+def test_an_image_may_have_another_length(tmp_path):
+    model, images = CSOS(12, inputs=5, dynamics="mirror"), torch.rand(3, 5)
+    csos_lib.save(model, tmp_path / "model.pt")
+    torch.testing.assert_close(csos_lib.load(tmp_path / "model.pt")(images), model(images))
+    with pytest.raises(ValueError, match=r"images must.*5"):
+        model(torch.rand(3, 784))
+    with pytest.raises(ValueError, match="inputs"):
+        CSOS(inputs=0)

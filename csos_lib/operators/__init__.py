@@ -32,6 +32,8 @@ from csos_lib.operators.kernel import prototypes, rbf, soft_neighbours, squared_
 from csos_lib.operators.library import Library, mini_library, spread
 from csos_lib.operators.mixture import Mixture, OperatorNet, mix
 from csos_lib.operators.morphology import closing, dilate, erode, lse, opening, soft_quantile
+from csos_lib.operators.reaction_mixture import ReactionMixture
+from csos_lib.operators.reaction_net import ReactionNet, eyes
 from csos_lib.operators.sorting import (
     absolute_difference,
     absolute_row_sums,
@@ -56,6 +58,8 @@ __all__ = [
     "Library",
     "Mixture",
     "OperatorNet",
+    "ReactionMixture",
+    "ReactionNet",
     "absolute_difference",
     "absolute_row_sums",
     "anchors",
@@ -70,6 +74,7 @@ __all__ = [
     "edges",
     "erode",
     "exp",
+    "eyes",
     "gate",
     "gaussian_blur",
     "gelu",
