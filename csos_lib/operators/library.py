@@ -6,10 +6,10 @@ from csos_lib.operators.axes import Grid
 from csos_lib.operators.bank import Bank
 from csos_lib.operators.diffusion import diffuse
 from csos_lib.operators.expressions import Expression, h
-from csos_lib.operators.inner import anchors, layer_norm, points, rms, weigh, weight
+from csos_lib.operators.inner import layer_norm, points, rms, weight
 from csos_lib.operators.kernel import soft_neighbours
 from csos_lib.operators.morphology import dilate
-from csos_lib.operators.sorting import neuralsort, sinkhorn_sort, soft_rank, softsorted, sort
+from csos_lib.operators.sorting import softsorted, sort
 from csos_lib.operators.spectral import cos, phase, sin
 
 MEMORY = 64
@@ -84,22 +84,9 @@ def _operators(dim: int, seed: int, grid: Grid, level: int) -> list[Expression]:
     maxima = [dilate(h, tau, grid=grid) for tau in spread(0.05, 5, 4, level)]
     memory = points(dim, MEMORY, seed)
     neighbours = [soft_neighbours(h, memory, tau) for tau in spread(0.05, 5, 4, level)]
-    return [*waves, *powers, *gates, *heat, *maxima, *neighbours, *_sorting(dim, level)]
+    return [*waves, *powers, *gates, *heat, *maxima, *neighbours, *_sorting(level)]
 
 
-def _sorting(dim: int, level: int) -> list[Expression]:
-    """2^level of them; those that hold a d x d matrix for every row stay few."""
-    if not level:
-        return []
-    z = layer_norm(h)
-    operators = []
-    for k, tau in enumerate(spread(0.05, 5, 2, level)):
-        if k == 1:
-            operators.append(sinkhorn_sort(z, anchors(dim), tau, iterations=(3, 5, 10)[min(level - 1, 2)]))
-        elif k == 2:
-            operators.append(weigh(neuralsort(z, dim * tau), z))
-        elif k == 3:
-            operators.append(layer_norm(soft_rank(z, tau)))
-        else:
-            operators.append(softsorted(sort(z), tau))
-    return operators
+def _sorting(level: int) -> list[Expression]:
+    """2^level of them, all SoftSort: the others hold a d x d matrix for every row and cost hundreds of these."""
+    return [softsorted(sort(layer_norm(h)), tau) for tau in spread(0.05, 5, 2, level)] if level else []

@@ -47,8 +47,9 @@ def softsort(s: T, tau: float) -> T:
 def softsorted(ordered: Tensor, tau: float | Tensor) -> Tensor:
     """What SoftSort's matrix makes of the values themselves, without the matrix: n numbers, not n^2.
 
-    With weights exp(-|a_i - a_j| / tau) over a sorted list, the sums to the left and to the right of i are
-    two running sums, kept as logarithms. Rounding grows with the range of a row over tau: standardise first.
+    Over a sorted list the weight exp(-|a_i - a_j| / tau) is the product of the weights of the steps between,
+    so the sums to the left and to the right of i grow in strides of 1, 2, 4, ... places, log2 n of them. Every
+    factor is at most 1, so nothing overflows.
 
     Args:
         ordered: rows (B, n) in descending order, from :func:`sort`.
@@ -57,20 +58,20 @@ def softsorted(ordered: Tensor, tau: float | Tensor) -> Tensor:
     Returns:
         (B, n), equal to softsort(s, tau) @ s.
 
-    Chapter 18, :eq:`eq-softsorted`.
+    Source: Hillis & Steele (1986), the strides. Chapter 18, :eq:`eq-softsorted`.
 
     >>> softsorted(torch.tensor([[3.0, 2.0, 1.0]]), tau=0.01).round(decimals=3)
     tensor([[3., 2., 1.]])
     """
-    low = ordered[..., -1:]
-    depth, above = ordered / -tau, (ordered - low + 1).log()  # + 1 keeps the logarithm of the last one finite
-    up = torch.stack([depth, depth + above]).logcumsumexp(-1)
-    down = torch.stack([-depth, above - depth]).flip(-1).logcumsumexp(-1).flip(-1)
-    beyond = torch.cat(
-        [down[..., 1:] + depth[..., :-1], torch.full_like(low, -torch.inf).expand_as(down[..., :1])], -1
-    )
-    total = torch.logaddexp(up - depth, beyond)
-    return (total[1] - total[0]).exp() + low - 1
+    own = torch.stack([torch.ones_like(ordered), ordered])  # sums of weights, sums of weighted values
+    left, right, stride = own, own, 1
+    while stride < ordered.shape[-1]:
+        factor = ((ordered[..., stride:] - ordered[..., :-stride]) / tau).exp()
+        left = torch.cat([left[..., :stride], left[..., stride:] + factor * left[..., :-stride]], -1)
+        right = torch.cat([right[..., :-stride] + factor * right[..., stride:], right[..., -stride:]], -1)
+        stride *= 2
+    weights, values = left + right - own
+    return values / weights
 
 
 @primitive("sorting")
