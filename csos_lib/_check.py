@@ -64,3 +64,11 @@ def matrix(name: str, value: object, columns: int | None = None, dtype: torch.dt
         raise ValueError(f"{name} must have shape {expected}, got {tuple(value.shape)}")
     if dtype is not None and value.dtype != dtype:
         raise ValueError(f"{name} must have the dtype of the module, {dtype}, got {value.dtype}")
+
+
+def cube(name: str, value: object) -> None:
+    """`value` is a floating-point tensor (N, N, N)."""
+    floating(name, value)
+    assert isinstance(value, Tensor)
+    if value.ndim != 3 or len(set(value.shape)) != 1:
+        raise ValueError(f"{name} must have shape (N, N, N), got {tuple(value.shape)}")

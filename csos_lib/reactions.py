@@ -37,7 +37,7 @@ def symmetrise(weight: Tensor) -> Tensor:
     >>> symmetrise(torch.ones(2, 2, 2)).sum().item()
     8.0
     """
-    _check_cube(weight)
+    _check.cube("weight", weight)
     return (weight + weight.transpose(1, 2)) / 2
 
 
@@ -131,7 +131,7 @@ class SymmetricReaction(_Reaction):
     @classmethod
     def from_tensor(cls, weight: Tensor) -> Self:
         """The reaction with the same R(x) as a tensor W (N, N, N), on its device and in its dtype."""
-        _check_cube(weight)
+        _check.cube("weight", weight)
         with torch.device("meta"):
             reaction = cls(len(weight))
         return _filled(reaction, weight, weight=pack(weight))
@@ -197,7 +197,7 @@ class CPReaction(_Reaction):
 
         Chapter 5, :eq:`eq-compression-error`.
         """
-        _check_cube(weight)
+        _check.cube("weight", weight)
         _check.integer("iterations", iterations, 1)
         with torch.device("meta"):
             reaction = cls(len(weight), rank)
@@ -273,7 +273,7 @@ class TuckerReaction(_Reaction):
 
         Source: De Lathauwer, De Moor & Vandewalle (2000). Chapter 5, :eq:`eq-compression-error`.
         """
-        _check_cube(weight)
+        _check.cube("weight", weight)
         _check.integer("iterations", iterations, 1)
         if _check.integer("rank", rank, 1) > len(weight):
             raise ValueError(f"rank must be at most N = {len(weight)}, got {rank}")
@@ -341,12 +341,6 @@ class PairwiseReaction(_Reaction):
 
 
 _R = TypeVar("_R", bound=_Reaction)
-
-
-def _check_cube(weight: Tensor) -> None:
-    _check.floating("weight", weight)
-    if weight.ndim != 3 or len(set(weight.shape)) != 1:
-        raise ValueError(f"weight must have shape (N, N, N), got {tuple(weight.shape)}")
 
 
 def _filled(reaction: _R, like: Tensor, **values: Tensor) -> _R:
