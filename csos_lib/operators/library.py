@@ -88,5 +88,5 @@ def _operators(dim: int, seed: int, grid: Grid, level: int) -> list[Expression]:
 
 
 def _sorting(level: int) -> list[Expression]:
-    """2^level of them, all SoftSort: the others hold a d x d matrix for every row and cost hundreds of these."""
+    """2^level of them, all SoftSort: the others hold a d x d matrix for every row and cost far more."""
     return [softsorted(sort(layer_norm(h)), tau) for tau in spread(0.05, 5, 2, level)] if level else []

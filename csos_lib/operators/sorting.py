@@ -48,8 +48,8 @@ def softsorted(ordered: Tensor, tau: float | Tensor) -> Tensor:
     """What SoftSort's matrix makes of the values themselves, without the matrix: n numbers, not n^2.
 
     Over a sorted list the weight exp(-|a_i - a_j| / tau) is the product of the weights of the steps between,
-    so the sums to the left and to the right of i grow in strides of 1, 2, 4, ... places, log2 n of them. Every
-    factor is at most 1, so nothing overflows.
+    so the sums to the left and to the right of i grow in strides of 1, 2, 4, ... places, log2 n of them. No
+    factor is above 1, so nothing overflows.
 
     Args:
         ordered: rows (B, n) in descending order, from :func:`sort`.
