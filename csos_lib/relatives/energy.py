@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from csos_lib import _check
 from csos_lib.dynamics import Reaction
 from csos_lib.quadratic import PackedQuadratic, pair_members, unpack
-from csos_lib.reactions import SCALE, _check_cube, _Reaction
+from csos_lib.reactions import SCALE, _Reaction
 
 
 def symmetrise_fully(weight: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def symmetrise_fully(weight: Tensor) -> Tensor:
 
     Chapter 8, :eq:`eq-fully-symmetric`.
     """
-    _check_cube(weight)
+    _check.cube("weight", weight)
     return torch.stack([weight.permute(order) for order in permutations(range(3))]).mean(0)
 
 
