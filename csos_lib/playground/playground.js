@@ -90,13 +90,16 @@ export function parseModel(buffer) {
 function packFactors({ left, right, out, rank }, size) {
   const pairs = (size * (size + 1)) / 2;
   const packed = new Float64Array(size * pairs);
+  const both = new Float64Array(pairs);
   for (let r = 0; r < rank; r++) {
     for (let p = 0; p < pairs; p++) {
-      const i = p % size;
-      const j = (i + Math.floor(p / size)) % size;
-      const a = left[r * size + i] * right[r * size + j];
-      const both = i === j ? a : a + left[r * size + j] * right[r * size + i];
-      for (let k = 0; k < size; k++) packed[k * pairs + p] += out[k * rank + r] * both;
+      const i = r * size + (p % size);
+      const j = r * size + (((p % size) + Math.floor(p / size)) % size);
+      both[p] = i === j ? left[i] * right[i] : left[i] * right[j] + left[j] * right[i];
+    }
+    for (let k = 0, place = 0; k < size; k++) {
+      const share = out[k * rank + r];
+      for (let p = 0; p < pairs; p++) packed[place++] += share * both[p];
     }
   }
   return packed;
@@ -202,6 +205,119 @@ function concentrations(logX) {
 export function readout({ x, logX }, t) {
   if (logX) return logSoftmax(logX[t].slice(0, CLASSES));
   return x[t].slice(0, CLASSES).map((v) => Math.log(v + EPSILON));
+}
+
+/**
+ * The reactions i + j -> k that move most concentration from step t to t + 1.
+ * For the Euler step: what the pair adds to x_k. For the mirror step, which multiplies: to first order,
+ * x'_k (p_k - sum_l x'_l p_l) with p_k the part of the pair in log x'_k, so a part common to all k counts nothing.
+ * @param {Model} model
+ * @param {{x: Float64Array[], logX: Float64Array[]|null}} states
+ * @returns {{i: number, j: number, k: number, strength: number}[]} the largest |strength| first
+ */
+export function strongest(model, states, t, settings, count = 6) {
+  const size = model.recipe.num_basis;
+  const pairs = (size * (size + 1)) / 2;
+  const { decay, alpha, dynamics, out = new Set() } = settings;
+  const { packed } = model;
+  const mirror = dynamics === "mirror";
+  const x = mirror ? states.x[t] : states.x[t].map((v) => (1 - decay) * v);
+  const after = states.x[t + 1];
+  let scale = alpha * size;
+  if (!mirror) {
+    const r = produce(model, x);
+    let sum = EPSILON;
+    for (let k = 0; k < size; k++) if (!out.has(k)) sum += Math.max(x[k] + alpha * r[k], 0);
+    scale = alpha / sum;
+  }
+  const most = 2 * packed.reduce((top, value) => Math.max(top, Math.abs(value)), 0);
+  const found = [];
+  let least = 0;
+  for (let p = 0; p < pairs; p++) {
+    const i = p % size;
+    const j = (i + Math.floor(p / size)) % size;
+    const meet = scale * x[i] * x[j];
+    if (meet * most <= least) continue; // no product of this pair can be among them
+    let mean = 0;
+    if (mirror) for (let k = 0; k < size; k++) mean += after[k] * packed[k * pairs + p];
+    for (let k = 0; k < size; k++) {
+      if (after[k] === 0) continue;
+      const strength = meet * (mirror ? after[k] * (packed[k * pairs + p] - mean) : packed[k * pairs + p]);
+      if (Math.abs(strength) <= least) continue;
+      found.push({ i: Math.min(i, j), j: Math.max(i, j), k, strength });
+      found.sort((a, b) => Math.abs(b.strength) - Math.abs(a.strength));
+      if (found.length > count) found.pop();
+      if (found.length === count) least = Math.abs(found[count - 1].strength);
+    }
+  }
+  return found;
+}
+
+// --- mathematics: strokes ----------------------------------------------------------------------------------
+
+/**
+ * Strokes as MNIST has its digits: fitted into a box of 20 x 20 pixels, antialiased, and moved by whole pixels
+ * so that the centre of mass is at the middle of 28 x 28.
+ * @param {[number, number][][]} strokes points (x, y) of each stroke, any unit
+ * @param {number} pen the radius of the pen in that unit; in the box it is kept between 1 and 1.6 pixels, the
+ *   widths of MNIST
+ * @returns {Float64Array|null} (784,) in [0, 1], or null if there is no point
+ */
+export function prepare(strokes, pen) {
+  const points = strokes.flat();
+  if (points.length === 0) return null;
+  const [left, top] = [0, 1].map((axis) => Math.min(...points.map((point) => point[axis])));
+  const [right, bottom] = [0, 1].map((axis) => Math.max(...points.map((point) => point[axis])));
+  const extent = Math.max(right - left, bottom - top);
+  const radius = Math.min(Math.max((pen * 20) / (extent + 2 * pen), 1), 1.6);
+  const scale = Math.min((20 - 2 * radius) / extent, 5 / pen); // a dot stays a dot
+  const shift = [(20 - scale * (right - left)) / 2 - scale * left, (20 - scale * (bottom - top)) / 2 - scale * top];
+  const box = new Float64Array(400);
+  const place = ([x, y]) => [scale * x + shift[0], scale * y + shift[1]];
+  for (const stroke of strokes) {
+    let from = place(stroke[0]);
+    for (const point of stroke.length > 1 ? stroke.slice(1) : stroke) {
+      const to = place(point);
+      drawSegment(box, 20, from, to, radius);
+      from = to;
+    }
+  }
+  return centre(box);
+}
+
+/** Blacken what a round pen covers from a to b, in an image (side, side); a pixel on its edge in part. */
+function drawSegment(image, side, a, b, radius) {
+  const reach = radius + 0.5;
+  const [low, high] = [0, 1].map((axis) => [
+    Math.max(Math.floor(Math.min(a[axis], b[axis]) - reach), 0),
+    Math.min(Math.ceil(Math.max(a[axis], b[axis]) + reach), side),
+  ]).reduce(([l, h], [low, high]) => [[...l, low], [...h, high]], [[], []]);
+  const [dx, dy] = [b[0] - a[0], b[1] - a[1]];
+  const length = dx * dx + dy * dy;
+  for (let row = low[1]; row < high[1]; row++) {
+    for (let column = low[0]; column < high[0]; column++) {
+      const [px, py] = [column + 0.5 - a[0], row + 0.5 - a[1]];
+      const along = length === 0 ? 0 : Math.min(Math.max((px * dx + py * dy) / length, 0), 1);
+      const ink = Math.min(Math.max(reach - Math.hypot(px - along * dx, py - along * dy), 0), 1);
+      image[row * side + column] = Math.max(image[row * side + column], ink);
+    }
+  }
+}
+
+/** A box (20, 20) in a field (28, 28), its centre of mass at pixel (14, 14) as nearly as whole pixels allow. */
+function centre(box) {
+  let [mass, across, down] = [0, 0, 0];
+  box.forEach((ink, place) => {
+    mass += ink;
+    across += ink * (place % 20);
+    down += ink * Math.floor(place / 20);
+  });
+  const [right, low] = [across, down].map((sum) => Math.min(Math.max(Math.round(14 - sum / mass), 0), 8));
+  const field = new Float64Array(PIXELS);
+  box.forEach((ink, place) => {
+    field[(Math.floor(place / 20) + low) * 28 + (place % 20) + right] = ink;
+  });
+  return field;
 }
 
 // --- small interface helpers -------------------------------------------------------------------------------
@@ -350,13 +466,14 @@ export function liveRegion(attributes = {}) {
  */
 export function player({ steps, seconds = 0.7, onstep }) {
   let frame = 0;
+  let count = steps;
   const scrub = slider({
     label: "step",
     min: 0,
     max: steps,
     step: 1,
     value: steps,
-    format: (t) => `${t} of ${scrub ? scrub.input.max : steps}`,
+    format: (t) => `${t} of ${count}`,
     oninput: (t) => {
       stop();
       onstep(t, 0);
@@ -370,7 +487,7 @@ export function player({ steps, seconds = 0.7, onstep }) {
   };
   const play = () => {
     stop();
-    const last = Number(scrub.input.max);
+    const last = count;
     const from = scrub.value >= last ? 0 : scrub.value;
     const still = prefersStill();
     let start = null;
@@ -391,8 +508,9 @@ export function player({ steps, seconds = 0.7, onstep }) {
     root: el("div", { class: "csos-player" }, toggle, scrub.root),
     play,
     stop,
-    set(count, t) {
+    set(next, t) {
       stop();
+      count = next;
       scrub.input.max = count;
       scrub.set(t);
     },
@@ -401,9 +519,596 @@ export function player({ steps, seconds = 0.7, onstep }) {
 
 // --- demo: digit -------------------------------------------------------------------------------------------
 
-async function mountDigit(element, { load, model }) {
-  element.replaceChildren(el("p", {}, "The digit demo is being written."));
+const PAD = 280; // the side of the drawing pad in its own units
+const PEN = 11; // the radius of its pen
+const FILES = {
+  mirror: { cp: "mirror-cp", dense: "mirror-dense" },
+  euler: { cp: "memo-cp", dense: "memo" },
+};
+/** Ranges in which the reaction is not chaotic: page and library agree at every setting (tests/test_playground.py). */
+export const RANGES = {
+  mirror: { alpha: [0, 1, 0.01], decay: [0, 0.9, 0.01], steps: [0, 20, 1] },
+  euler: { alpha: [0, 3, 0.05], decay: [0, 0.9, 0.01], steps: [0, 20, 1] },
+};
+
+const percent = (p) => `${(100 * p).toFixed(p > 0.0005 && p < 0.0995 ? 1 : 0)} %`;
+const logText = (v) => (Number.isFinite(v) ? Math.min(v, 0).toFixed(v > -9.95 ? 1 : 0).replace("-", "−") : "−∞");
+const signed = (v) => (v < 0 ? "−" : "+") + Math.abs(v).toFixed(3);
+
+/** Paint an image (784,) on a canvas of 28 x 28, ink in the colour of text. */
+function paintImage(canvas, image) {
+  const context = canvas.getContext("2d");
+  context.clearRect(0, 0, 28, 28);
+  context.fillStyle = colour(canvas, "--csos-ink");
+  for (let place = 0; image && place < PIXELS; place++) {
+    context.globalAlpha = image[place];
+    if (image[place] > 0) context.fillRect(place % 28, Math.floor(place / 28), 1, 1);
+  }
+  context.globalAlpha = 1;
 }
+
+/** Arrow keys, Home and End move the focus among elements of which one at a time is a tab stop. */
+function roving(root, items, columns) {
+  const go = (to) => {
+    for (const item of items) item.tabIndex = -1;
+    items[to].tabIndex = 0;
+    items[to].focus();
+  };
+  items.forEach((item, place) => {
+    item.tabIndex = place === 0 ? 0 : -1;
+    item.addEventListener("focus", () => {
+      for (const other of items) other.tabIndex = other === item ? 0 : -1;
+    });
+  });
+  root.addEventListener("keydown", (event) => {
+    const place = items.indexOf(event.target);
+    const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns(), ArrowUp: -columns() };
+    let to = place + (moves[event.key] ?? NaN);
+    if (event.key === "Home") to = 0;
+    if (event.key === "End") to = items.length - 1;
+    if (place < 0 || Number.isNaN(to)) return;
+    event.preventDefault();
+    go(Math.min(Math.max(to, 0), items.length - 1));
+  });
+}
+
+/**
+ * Where a digit is drawn: strokes of mouse, finger or pen.
+ * @param {(image: Float64Array|null, done: boolean) => void} ondraw done: the pen was lifted
+ */
+function drawingPad(ondraw) {
+  const canvas = el("canvas", {
+    width: 2 * PAD,
+    height: 2 * PAD,
+    class: "csos-pad",
+    role: "img",
+    "aria-label": "Drawing pad for mouse, finger or pen. With a keyboard, choose a digit from the strip instead.",
+  });
+  const hint = el("p", { class: "csos-hint", "aria-hidden": "true" }, "draw a digit here");
+  let strokes = [];
+  let shown = null; // an image from the strip, in place of strokes
+  const repaint = () => {
+    const context = canvas.getContext("2d");
+    context.setTransform(2, 0, 0, 2, 0, 0);
+    context.clearRect(0, 0, PAD, PAD);
+    context.strokeStyle = context.fillStyle = colour(canvas, "--csos-ink");
+    context.lineCap = context.lineJoin = "round";
+    context.lineWidth = 2 * PEN;
+    for (const [first, ...rest] of strokes) {
+      context.beginPath();
+      context.moveTo(...first);
+      for (const point of rest.length ? rest : [first]) context.lineTo(...point);
+      context.stroke();
+    }
+    for (let place = 0; shown && place < PIXELS; place++) {
+      context.globalAlpha = shown[place];
+      if (shown[place] > 0) context.fillRect((place % 28) * 10, Math.floor(place / 28) * 10, 10.2, 10.2);
+    }
+    context.globalAlpha = 1;
+    hint.hidden = strokes.length > 0 || shown !== null;
+  };
+  const add = (event) => {
+    const frame = canvas.getBoundingClientRect();
+    const events = event.getCoalescedEvents?.() ?? [];
+    for (const { clientX, clientY } of events.length ? events : [event]) {
+      const point = [clientX - frame.left, clientY - frame.top].map((v) => (v * PAD) / frame.width);
+      strokes.at(-1).push(point);
+    }
+  };
+  let pointer = null;
+  let waiting = 0;
+  const changed = (done) => {
+    cancelAnimationFrame(waiting);
+    waiting = requestAnimationFrame(() => {
+      repaint();
+      ondraw(prepare(strokes, PEN), done);
+    });
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    if (pointer !== null || event.button > 0) return;
+    event.preventDefault();
+    pointer = event.pointerId;
+    canvas.setPointerCapture(pointer);
+    shown = null;
+    strokes.push([]);
+    add(event);
+    changed(false);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (event.pointerId !== pointer) return;
+    add(event);
+    changed(false);
+  });
+  for (const end of ["pointerup", "pointercancel"]) {
+    canvas.addEventListener(end, (event) => {
+      if (event.pointerId !== pointer) return;
+      pointer = null;
+      changed(true);
+    });
+  }
+  return {
+    root: el("div", { class: "csos-pad-frame" }, canvas, hint),
+    repaint,
+    /** Show an image (784,), or nothing, in place of the strokes. */
+    show(image) {
+      strokes = [];
+      shown = image;
+      repaint();
+    },
+  };
+}
+
+/** The molecules as bars: the ten classes above, the others below, and between them the reactions that fire. */
+function moleculeBars(size, onknock) {
+  const tiles = Array.from({ length: size }, (_, k) => {
+    const bar = el("span", { class: "csos-bar" });
+    const parts = [el("span", { class: "csos-bar-frame" }, bar)];
+    const texts = k < CLASSES ? [el("b", {}, String(k)), el("small"), el("small")] : [];
+    const root = el(
+      "button",
+      { type: "button", class: "csos-molecule", "aria-pressed": "false", onclick: () => onknock(k) },
+      ...parts,
+      ...texts,
+    );
+    return { root, bar, texts };
+  });
+  const roots = tiles.map((tile) => tile.root);
+  const classes = el("div", { class: "csos-classes" }, ...roots.slice(0, CLASSES));
+  const others = el("div", { class: "csos-others" }, ...roots.slice(CLASSES));
+  const arcs = svg("svg", { class: "csos-arcs", "aria-hidden": "true" });
+  const gap = el("div", { class: "csos-gap" });
+  const root = el(
+    "div",
+    { class: "csos-molecules", role: "group", "aria-label": "Molecules; press one to knock it out" },
+    classes,
+    gap,
+    others,
+    arcs,
+  );
+  const count = size - CLASSES;
+  let columns = count;
+  roving(root, roots, () => (roots.indexOf(document.activeElement) < CLASSES ? CLASSES : columns));
+
+  let anchors = [];
+  let middle = 0;
+  const measure = () => {
+    const frame = root.getBoundingClientRect();
+    const lines = Math.max(Math.ceil((count * 10.5) / Math.max(frame.width, 1)), 1);
+    columns = Math.ceil(count / lines);
+    others.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
+    arcs.setAttribute("viewBox", `0 0 ${frame.width} ${frame.height}`);
+    anchors = roots.map((tile, k) => {
+      const box = tile.getBoundingClientRect();
+      return [box.left + box.width / 2 - frame.left, (k < CLASSES ? box.bottom : box.top) - frame.top];
+    });
+    const space = gap.getBoundingClientRect();
+    middle = space.top + space.height / 2 - frame.top;
+  };
+
+  let drawn = null;
+  let dots = [];
+  /** Lay out curves for the fired reactions; `at` then moves their dots. */
+  const lay = (fired) => {
+    drawn = fired;
+    dots = [];
+    const most = Math.max(...fired.map(({ strength }) => Math.abs(strength)), 1e-3);
+    const groups = fired.map(({ i, j, k, strength }, place) => {
+      const meet = [(anchors[i][0] + anchors[j][0] + anchors[k][0]) / 3, middle + ((place % 3) - 1) * 18];
+      const curve = ([x, y]) => {
+        const half = (y + meet[1]) / 2;
+        return `M${x},${y} C${x},${half} ${meet[0]},${half} ${meet[0]},${meet[1]}`;
+      };
+      const width = 1 + (4 * Math.abs(strength)) / most;
+      const paths = [i, j, k].map((molecule) =>
+        svg("path", { d: curve(anchors[molecule]), "stroke-width": molecule === k ? width : Math.min(width, 2) }),
+      );
+      const sign = svg("text", { x: meet[0], y: meet[1] + 4 }, strength < 0 ? "−" : "+");
+      const moving = [i, j, k].map((_, part) => svg("circle", { r: part === 2 ? 2 + width : 3.5 }));
+      dots.push({ paths, moving });
+      const ring = svg("circle", { class: "csos-meet", cx: meet[0], cy: meet[1], r: 7 });
+      return svg("g", { class: strength < 0 ? "csos-taken" : "csos-made" }, ...paths, ring, sign, ...moving);
+    });
+    arcs.replaceChildren(...groups);
+  };
+  /** @param {number} fraction of the way from one step to the next: first two meet, then the third is made */
+  const at = (fraction) => {
+    for (const { paths, moving } of dots) {
+      moving.forEach((dot, part) => {
+        const made = part === 2;
+        const way = made ? 2 - 2 * fraction : 2 * fraction; // curves run from the molecule to the meeting
+        dot.style.visibility = fraction > 0 && way >= 0 && way <= 1 ? "visible" : "hidden";
+        if (dot.style.visibility === "hidden") return;
+        const { x, y } = paths[part].getPointAtLength(way * paths[part].getTotalLength());
+        dot.setAttribute("cx", x);
+        dot.setAttribute("cy", y);
+      });
+    }
+  };
+
+  return {
+    root,
+    measure() {
+      measure();
+      if (drawn) lay(drawn);
+    },
+    /** Heights of the bars from concentrations (N,): the square root, so that 1 % can be seen. */
+    heights(x) {
+      tiles.forEach(({ bar }, k) => {
+        bar.style.transform = `scaleY(${Math.sqrt(x[k])})`;
+      });
+    },
+    /** Numbers and names, once the bars are at rest. */
+    label(x, logP, out, answer) {
+      tiles.forEach(({ root: tile, texts }, k) => {
+        const name = k < CLASSES ? `molecule ${k}, the digit ${k}` : `molecule ${k}`;
+        const text = out.has(k) ? `${name}: knocked out` : `${name}: ${percent(x[k])}`;
+        tile.setAttribute("aria-label", text);
+        tile.title = text;
+        tile.setAttribute("aria-pressed", String(out.has(k)));
+        tile.classList.toggle("csos-answer-molecule", k === answer);
+        if (k >= CLASSES) return;
+        texts[1].textContent = out.has(k) ? "out" : percent(x[k]);
+        texts[2].textContent = logText(logP[k]);
+      });
+    },
+    /** Show reactions and how far they are; only a new list is laid out again. */
+    fire(fired, fraction) {
+      if (fired !== drawn) lay(fired);
+      arcs.classList.toggle("csos-moving", fraction > 0);
+      at(fraction);
+    },
+  };
+}
+
+async function mountDigit(element, { load, model: kernel }) {
+  let model = null;
+  let image = null;
+  let states = null;
+  let fired = [];
+  let drawTimer = 0;
+  const settings = { steps: 5, decay: 0.1, alpha: 0.3, dynamics: "mirror", out: new Set() };
+  let reaction = "cp";
+  let bars = null;
+
+  // what is seen
+  const preview = el("canvas", { width: 28, height: 28, class: "csos-preview", role: "img", "aria-label": "" });
+  const pad = drawingPad((drawn, done) => {
+    chosen(null);
+    take(drawn, done ? "play" : "end");
+  });
+  const clear = button("Clear", () => {
+    pad.show(null);
+    chosen(null);
+    take(null, "end");
+  });
+  const big = el("p", { class: "csos-big", "aria-hidden": "true" }, "");
+  const sure = el("p", { class: "csos-sure", "aria-hidden": "true" }, "");
+  const live = liveRegion({ class: "csos-status" });
+  const strip = el("div", { class: "csos-strip", role: "group", "aria-label": "Bundled test digits to choose from" });
+  const stage = el("div", { class: "csos-stage" });
+  const list = el("ul", { class: "csos-fired" });
+  const listTitle = el("p", { class: "csos-note" });
+  const outText = el("p");
+  const back = button("Put all back", () => {
+    settings.out.clear();
+    compute("end");
+  });
+  const outLine = el("div", { class: "csos-out", hidden: true }, outText, back);
+  const play = player({ steps: 5, seconds: 0.9, onstep: (t, fraction) => show(t, fraction) });
+  const about = el("p", { class: "csos-note" });
+
+  // what can be set
+  const change = (key) => (value) => {
+    settings[key] = value;
+    compute("end");
+  };
+  const digits = (places) => (value) => value.toFixed(places);
+  const controls = {
+    alpha: slider({ label: "strength α", min: 0, max: 1, step: 0.01, value: 0.3, format: digits(2), oninput: change("alpha") }),
+    decay: slider({ label: "decay", min: 0, max: 0.9, step: 0.01, value: 0.1, format: digits(2), oninput: change("decay") }),
+    steps: slider({ label: "steps T", min: 0, max: 12, step: 1, value: 5, oninput: change("steps") }),
+  };
+  const kinds = {
+    dynamics: choice({
+      legend: "Step",
+      options: [["mirror", "mirror (chapter 4)"], ["euler", "Euler (memo 1)"]],
+      value: "mirror",
+      onchange: (value) => choose(value, reaction),
+    }),
+    reaction: choice({
+      legend: "Reaction",
+      options: [["cp", "low rank (chapter 5)"], ["dense", "dense"]],
+      value: "cp",
+      onchange: (value) => choose(settings.dynamics, value),
+    }),
+  };
+  const more = el(
+    "details",
+    { class: "csos-more" },
+    el("summary", {}, "Change the reaction"),
+    el(
+      "div",
+      { class: "csos-controls" },
+      kinds.dynamics.root,
+      kinds.reaction.root,
+      controls.alpha.root,
+      controls.decay.root,
+      controls.steps.root,
+      el(
+        "div",
+        { class: "csos-buttons" },
+        button("Memo 1's defaults", () => choose("euler", "dense")),
+        button("As it was trained", () => adopt(model)),
+      ),
+      about,
+    ),
+  );
+  element.replaceChildren(
+    el(
+      "div",
+      { class: "csos-digit" },
+      el(
+        "div",
+        { class: "csos-in" },
+        pad.root,
+        el(
+          "div",
+          { class: "csos-side" },
+          el("div", { class: "csos-answer" }, big, sure),
+          el("figure", { class: "csos-seen" }, preview, el("figcaption", { class: "csos-note" }, "what the network sees")),
+          clear,
+        ),
+      ),
+      el("p", { class: "csos-note" }, "or choose a test digit (arrow keys, then Enter):"),
+      strip,
+      live.root,
+      el("p", { class: "csos-note" }, "Molecules 0 to 9 (share, log-probability) above, the other molecules below. Press one to knock it out. Heights are square roots, so that 1 % can be seen."),
+      stage,
+      play.root,
+      listTitle,
+      list,
+      outLine,
+      more,
+    ),
+  );
+
+  /** A new image: `then` is "play" (from the start) or "end" (show the last step). */
+  function take(next, then) {
+    image = next;
+    paintImage(preview, image);
+    preview.setAttribute("aria-label", image ? "the digit as 28 by 28 pixels, centred" : "nothing yet");
+    if (kernel) {
+      clearTimeout(drawTimer);
+      drawTimer = setTimeout(() => {
+        kernel.set("pixels", new DataView(Float32Array.from(image ?? new Float64Array(PIXELS)).buffer));
+        kernel.save_changes();
+      }, 150);
+    }
+    compute(then);
+  }
+
+  /** All states for the image and the settings, then show them. */
+  function compute(then) {
+    if (!model || !bars) return;
+    play.stop();
+    states = image ? trajectory(model, image, settings) : null;
+    fired = [];
+    play.set(settings.steps, settings.steps);
+    if (then === "play" && states && settings.steps > 0 && !prefersStill()) play.play();
+    else show(settings.steps, 0);
+    const out = [...settings.out].sort((a, b) => a - b);
+    outLine.hidden = out.length === 0;
+    outText.textContent = `Knocked out: ${out.join(", ")}.`;
+    speak(out);
+  }
+
+  /** The answer at the last step, for the live region. */
+  function speak(out) {
+    if (!states) return live.say("Nothing is drawn yet.");
+    const logP = readout(states, settings.steps);
+    const answer = best(logP);
+    const without = out.length ? ` without ${out.length === 1 ? "molecule" : "molecules"} ${out.join(", ")}` : "";
+    live.say(
+      answer === null
+        ? "No molecule of a class is left: there is no answer."
+        : `Read as ${answer}${without}, probability ${percent(Math.exp(logP[answer]))}, after ${settings.steps} steps.`,
+    );
+  }
+
+  /** The class of which there is most, or null if there is none. */
+  function best(logP) {
+    const top = logP.reduce((a, v, k) => (v > logP[a] ? k : a), 0);
+    return logP[top] > Math.log(2 * EPSILON) && !settings.out.has(top) ? top : null;
+  }
+
+  /** What fires between t and t + 1. */
+  function reactions(t) {
+    fired[t] ??= strongest(model, states, t, settings);
+    return fired[t];
+  }
+
+  /** The state at step t, `fraction` of the way to the next. */
+  function show(t, fraction) {
+    if (!states) {
+      bars.heights(new Float64Array(model.recipe.num_basis));
+      bars.label(new Float64Array(model.recipe.num_basis), new Float64Array(CLASSES).fill(-Infinity), settings.out, null);
+      bars.fire([], 0);
+      big.textContent = sure.textContent = "";
+      listTitle.textContent = "";
+      list.replaceChildren();
+      return;
+    }
+    const moving = fraction > 0;
+    let x = states.x[t];
+    if (moving) {
+      const share = Math.max(2 * fraction - 1, 0) ** 2 * (3 - 2 * Math.max(2 * fraction - 1, 0));
+      const next = states.x[t + 1];
+      x = x.map((v, k) => (1 - share) * v + share * next[k]);
+    }
+    bars.heights(x);
+    const logP = readout(states, t);
+    const answer = best(logP);
+    bars.label(states.x[t], logP, settings.out, answer);
+    big.textContent = answer ?? "?";
+    sure.textContent = answer === null ? "no answer" : percent(Math.exp(logP[answer]));
+    const step = moving ? t : t - 1;
+    bars.fire(step < 0 ? NONE : reactions(step), fraction);
+    if (list.dataset.step !== `${step}` || !moving) tell(step);
+  }
+
+  /** The reactions of one step as words. */
+  function tell(step) {
+    list.dataset.step = step;
+    if (step < 0) {
+      listTitle.textContent = "Step 0: the image has been poured in; nothing has reacted yet.";
+      list.replaceChildren();
+      return;
+    }
+    listTitle.textContent = `Strongest reactions of step ${step + 1}, and the concentration each moved:`;
+    list.replaceChildren(
+      ...reactions(step).map(({ i, j, k, strength }) =>
+        el("li", { class: strength < 0 ? "csos-taken" : "csos-made" }, `${i} + ${j} → ${k} `, el("b", {}, signed(strength))),
+      ),
+    );
+  }
+
+  /** Run with a model as it was trained. */
+  function adopt(next) {
+    const { recipe } = next;
+    const fresh = !model || model.recipe.num_basis !== recipe.num_basis;
+    model = next;
+    reaction = model.cp ? "cp" : "dense";
+    Object.assign(settings, { steps: recipe.steps, decay: recipe.decay, alpha: recipe.alpha, dynamics: recipe.dynamics });
+    kinds.dynamics.set(recipe.dynamics);
+    kinds.reaction.set(reaction);
+    for (const [key, [min, max, step]] of Object.entries(RANGES[recipe.dynamics])) {
+      const { input, set } = controls[key];
+      Object.assign(input, { min, max: Math.max(max, recipe[key]), step });
+      set(recipe[key]);
+    }
+    if (fresh) {
+      settings.out.clear();
+      bars = moleculeBars(recipe.num_basis, knock);
+      stage.replaceChildren(bars.root);
+      observer.disconnect();
+      observer.observe(bars.root);
+      bars.measure();
+    }
+    const { accuracy, trained_on: trained, sha256 } = model.header;
+    const read = accuracy ? `It read ${percent(accuracy)} of the 1,000 bundled test digits, trained on ${trained}. ` : "";
+    about.textContent =
+      `${read}Weights ${sha256.slice(0, 12)}, stored in half precision; your browser computes with 64-bit numbers. ` +
+      "Tests hold every concentration at every step to within 0.000001 of the Python library, for all these settings. " +
+      "The sliders end where that can be promised. Beyond, the mirror step becomes chaotic: rounding grows from step to " +
+      "step, and at α = 3 and T = 60 two correct programs already differ by 0.001.";
+    compute("end");
+  }
+
+  function knock(k) {
+    if (!settings.out.delete(k)) settings.out.add(k);
+    compute("end");
+  }
+
+  async function choose(dynamics, kind) {
+    live.say("Loading another reaction.");
+    try {
+      adopt(parseModel(await load(FILES[dynamics][kind])));
+    } catch (error) {
+      kinds.dynamics.set(settings.dynamics);
+      kinds.reaction.set(reaction);
+      live.say(`The weights could not be loaded (${error.message}).`);
+    }
+  }
+
+  let thumbnails = []; // of each: canvas, image, label
+  let choices = [];
+  function chosen(place) {
+    choices.forEach((item, other) => item.setAttribute("aria-pressed", String(other === place)));
+  }
+
+  const observer = new ResizeObserver(() => bars.measure());
+  const stopTheme = onTheme(() => {
+    pad.repaint();
+    paintImage(preview, image);
+    thumbnails.forEach(([canvas, pixels]) => paintImage(canvas, pixels));
+  });
+  const pushed = () => {
+    const { buffer, byteOffset, byteLength } = kernel.get("weights");
+    if (byteLength > 0) adopt(parseModel(buffer.slice(byteOffset, byteOffset + byteLength)));
+  };
+
+  const [digitFile, first] = await Promise.all([load("digits"), load(FILES.mirror.cp)]);
+  const { images, labels } = parseArrays(digitFile).arrays;
+  thumbnails = Array.from(labels, (label, place) => [
+    el("canvas", { width: 28, height: 28 }),
+    images.slice(place * PIXELS, (place + 1) * PIXELS).map((v) => v / 255),
+    label,
+  ]);
+  choices = thumbnails.map(([canvas, pixels, label], place) =>
+    el(
+      "button",
+      {
+        type: "button",
+        class: "csos-thumbnail",
+        "aria-pressed": "false",
+        "aria-label": `a ${label}, example ${(place % 2) + 1}`,
+        onclick: () => {
+          pad.show(pixels);
+          chosen(place);
+          take(pixels, "play");
+        },
+      },
+      canvas,
+    ),
+  );
+  strip.append(...choices);
+  roving(strip, choices, () => Math.round(strip.clientWidth / choices[0].offsetWidth) || 1);
+  thumbnails.forEach(([canvas, pixels]) => paintImage(canvas, pixels));
+  adopt(parseModel(first));
+  const start = 2 * 3; // a three
+  pad.show(thumbnails[start][1]);
+  chosen(start);
+  take(thumbnails[start][1], "end");
+  if (kernel) {
+    kernel.on("change:weights", pushed);
+    pushed();
+  }
+  const seen = new IntersectionObserver(([entry]) => {
+    if (!entry.isIntersecting) return;
+    seen.disconnect();
+    if (choices[start].getAttribute("aria-pressed") === "true") compute("play"); // once, and briefly
+  }, { threshold: 0.6 });
+  if (!prefersStill()) seen.observe(stage);
+  return () => {
+    play.stop();
+    observer.disconnect();
+    seen.disconnect();
+    stopTheme();
+    kernel?.off("change:weights", pushed);
+  };
+}
+
+const NONE = [];
 
 // --- demo: triangle ----------------------------------------------------------------------------------------
 
@@ -432,7 +1137,7 @@ async function mountSorting(element, { load, model }) {
 export const DEMOS = { digit: mountDigit, triangle: mountTriangle, sorting: mountSorting };
 
 /** Fill every <div data-csos-demo="NAME"> of a page without a kernel; files come from beside this module. */
-export async function mountAll(root = document) {
+export function mountAll(root = document) {
   const load = async (name) => {
     const response = await fetch(new URL(`${name}.bin`, import.meta.url));
     if (!response.ok) throw new Error(`${name}.bin: ${response.status}`);
@@ -441,7 +1146,9 @@ export async function mountAll(root = document) {
   for (const element of root.querySelectorAll("div[data-csos-demo]:not([data-csos-ready])")) {
     element.dataset.csosReady = "";
     element.classList.add("csos-demo");
-    await DEMOS[element.dataset.csosDemo](element, { load, model: null });
+    DEMOS[element.dataset.csosDemo](element, { load, model: null }).catch((error) => {
+      element.append(el("p", { role: "alert" }, `This demo could not start: ${error.message}`));
+    });
   }
 }
 

@@ -4,7 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
+import numpy as np
+import torch
 import traitlets
+from torch import Tensor
+
+from csos_lib.classifier import CSOS, PIXELS
+from csos_lib.playground.weights import load_weights, pack_weights
 
 FOLDER = Path(__file__).parent
 
@@ -32,15 +38,54 @@ class _Demo(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         bundle = super()._repr_mimebundle_(**kwargs)
         data, metadata = bundle if bundle is not None else ({}, {})
-        html = f'<div class="csos-demo" data-csos-demo="{self.demo}"><p>{self._about}</p></div>'
+        html = (
+            f'<div class="csos-demo" data-csos-demo="{self.demo}"><noscript>Here would be a demo: '
+            f"{self._about}. It needs JavaScript.</noscript></div>"
+        )
         return {**data, "text/html": html, "text/plain": repr(self)}, metadata
 
 
 class DrawDigit(_Demo):
-    """Draw a digit and watch a trained reaction read it."""
+    """Draw a digit and watch a trained reaction read it.
+
+    Args:
+        model: the CSOS that reads; None is the one that comes with the library, "mirror-cp".
+
+    Attributes:
+        image: the drawing as the network sees it, (28, 28) float32 in [0, 1].
+        model: the model that reads. Setting it (`widget.model = mine`) shows that one in the browser; it
+            needs named dynamics and a reaction that has `to_tensor`.
+
+    >>> widget = DrawDigit()
+    >>> widget
+    <DrawDigit: a digit drawn here is read by a trained reaction, step by step>
+    >>> widget.model(widget.image.view(1, 784)).shape
+    torch.Size([1, 10])
+    """
 
     demo = traitlets.Unicode("digit").tag(sync=True)
+    pixels = traitlets.Bytes(bytes(4 * PIXELS)).tag(sync=True)
+    weights = traitlets.Bytes(b"").tag(sync=True)
     _about = "a digit drawn here is read by a trained reaction, step by step"
+
+    def __init__(self, model: CSOS | None = None) -> None:
+        super().__init__()
+        self._model = load_weights("mirror-cp")
+        if model is not None:
+            self.model = model
+
+    @property
+    def image(self) -> Tensor:
+        return torch.from_numpy(np.frombuffer(self.pixels, "<f4").copy()).view(28, 28)
+
+    @property
+    def model(self) -> CSOS:
+        return self._model
+
+    @model.setter
+    def model(self, model: CSOS) -> None:
+        self.weights = pack_weights(model)
+        self._model = model
 
 
 class Triangle(_Demo):
