@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ADDRESS = re.compile(r"https://github\.com/([\w.-]+)/([\w.-]+)")
-FILES = ("_config.yml", "pyproject.toml", "README.md", "book/*.md", "notebooks/*.ipynb")
+FILES = ("CITATION.cff", "_config.yml", "pyproject.toml", "README.md", "book/*.md", "notebooks/*.ipynb")
 
 
 def current() -> str:
