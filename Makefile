@@ -7,13 +7,14 @@ READY := $(VENV)/.setup-done
 BOOK := _build/html/index.html
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup book serve test lint library nbval strict-book browser notebooks repository clean
+.PHONY: help setup book serve test lint library nbval strict-book browser notebooks student repository clean
 
 help:
 	@echo "make book        set everything up and build the book into _build/html"
 	@echo "make serve       build the book and open it on http://localhost:8000"
 	@echo "make test        set everything up and run every test"
 	@echo "make notebooks   run all chapters and write their outputs (CHAPTERS=notebooks/03-* for some)"
+	@echo "make student     write the chapters without their solutions into student/"
 	@echo "make repository ADDRESS=https://github.com/OWNER/NAME   set the address wherever it stands"
 
 $(READY): pyproject.toml
@@ -57,13 +58,16 @@ strict-book: setup
 
 browser: strict-book
 	@echo "== the built pages in a browser"
-	$(PYTEST) -n 2 tests/test_browser.py -m browser
+	$(PYTEST) -n 2 tests/test_browser*.py -m browser
 
 notebooks: setup
 	$(PYTHON) tools/run_notebooks.py $(CHAPTERS)
+
+student: setup
+	$(PYTHON) tools/student_copies.py
 
 repository: setup
 	$(PYTHON) tools/set_repository.py $(ADDRESS)
 
 clean:
-	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf _build student .pytest_cache .mypy_cache .ruff_cache .hypothesis

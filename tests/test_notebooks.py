@@ -1,6 +1,7 @@
 """What every chapter has, checked on the committed files; what its cells print is nbval's part."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from student_copies import without_solutions  # noqa: E402
+
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOT_RUN = {"skip-execution", "nbval-skip"}
 chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -94,6 +99,16 @@ def test_exercises_check_themselves(path: Path) -> None:
         assert text_of(solution).startswith("Right.\n")
         assert "hide-cell" in tags(solution)
         assert solution.metadata.mystnb.code_prompt_show == f"Solution to exercise {number}.{k}"
+
+
+@chapter
+def test_a_student_copy_lacks_the_solutions_and_nothing_else(path: Path) -> None:
+    chapter, copy = read(path), without_solutions(read(path))
+    solutions = [cell for cell in chapter.cells if "solution" in tags(cell)]
+    assert copy.metadata == chapter.metadata
+    assert [cell for cell in chapter.cells if cell not in solutions] == copy.cells
+    assert len(copy.cells) + len(solutions) == len(chapter.cells)
+    assert not any("solution" in tags(cell) for cell in copy.cells)
 
 
 @chapter
