@@ -693,7 +693,8 @@ function moleculeBars(size, onknock) {
   let middle = 0;
   const measure = () => {
     const frame = root.getBoundingClientRect();
-    const lines = Math.max(Math.ceil((count * 10.5) / Math.max(frame.width, 1)), 1);
+    const least = frame.width < 480 ? 16 : 10.5; // wide enough for a finger on a phone
+    const lines = Math.max(Math.ceil((count * least) / Math.max(frame.width, 1)), 1);
     columns = Math.ceil(count / lines);
     others.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
     arcs.setAttribute("viewBox", `0 0 ${frame.width} ${frame.height}`);
@@ -882,7 +883,7 @@ async function mountDigit(element, { load, model: kernel }) {
       el("p", { class: "csos-note" }, "or choose a test digit (arrow keys, then Enter):"),
       strip,
       live.root,
-      el("p", { class: "csos-note" }, "Molecules 0 to 9 (share, log-probability) above, the other molecules below. Press one to knock it out. Heights are square roots, so that 1 % can be seen."),
+      el("p", { class: "csos-note" }, "Molecules 0 to 9 above (share, log-probability), the others below; the answer compares only the ten. Press one to knock it out. Heights are square roots, so that 1 % can be seen."),
       stage,
       play.root,
       listTitle,
@@ -1167,6 +1168,7 @@ async function render({ model, el: element }) {
       model.send({ file: name });
     });
   element.classList.add("csos-demo");
+  element.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes Enter and the arrow keys for itself
   const cleanUp = await DEMOS[model.get("demo")](element, { load, model });
   return () => {
     model.off("msg:custom", received);
