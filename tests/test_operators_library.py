@@ -63,7 +63,7 @@ def test_the_memos_32() -> None:
         "kernel": 4,
     }
     assert Counter(name.split()[0] for name in bank.names) == {
-        "sin": 8, "cos": 8, "power": 2, "gate": 2, "laplacian": 4, "dilate": 4, "squared_distance": 4,
+        "sin": 8, "cos": 8, "power": 2, "gate": 2, "diffusion": 4, "dilate": 4, "kernel": 4,
     }  # fmt: skip
     assert len(set(bank.names)) == 32
     assert bank(torch.randn(5, 12)).shape == (32, 5, 12)

@@ -1,26 +1,55 @@
 """Many operators as one graph, in which equal subexpressions are one node."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
 from csos_lib.operators.expressions import CONTINUOUS, Expression, Value, distinct, h
-from csos_lib.operators.inner import NORMS, rms
+from csos_lib.operators.inner import NORMS, rms, rms_scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+PRODUCTS = ("matmul", "squared_distance", "gaussian_blur", "weigh", "collect")
+"""The primitives that multiply by a matrix."""
+
+
 class Step(NamedTuple):
-    """How one node is run: the nodes it reads, the operators it is, the nodes that nobody reads after it."""
+    """How one node is run: its numbers, what it reads, the operators it is, the nodes no later one reads.
+
+    `last` says that it is an operator's `rms` which no other node reads: it need not be written down.
+    """
 
     node: Expression
+    arguments: dict[str, Any]
     reads: tuple[int, ...]
     operators: tuple[int, ...]
     done: tuple[int, ...]
+    last: bool
+
+
+class Cost(NamedTuple):
+    """What a bank computes for one batch, beside what its formulas say when each is read on its own.
+
+    Attributes:
+        operators: K.
+        nodes_written: the functions in all K formulas as they are written, inputs and fixed tensors included.
+        nodes: the nodes of the graph, each of which is computed once.
+        products_written: the matrix products among `nodes_written`.
+        products: the matrix products among `nodes`.
+
+    Chapter 21, :eq:`eq-written`.
+    """
+
+    operators: int
+    nodes_written: int
+    nodes: int
+    products_written: int
+    products: int
 
 
 class Bank(nn.Module):
@@ -65,7 +94,7 @@ class Bank(nn.Module):
         self.dim = _dimension(self.nodes)
         self._fixed = {i: f"node_{i}" for i, node in enumerate(self.nodes) if not node.inputs and node != h}
         for place, name in self._fixed.items():
-            fixed = self.nodes[place].primitive.function(**dict(self.nodes[place].parameters))
+            fixed = self.nodes[place].primitive.function(**self._steps[place].arguments)
             fixed = fixed.to(torch.get_default_device(), torch.get_default_dtype())
             self.register_buffer(name, fixed, persistent=False)  # the formula is enough to make it again
         start = [cast(float, v) for _, _, v in self._continuous()] if learnable else []
@@ -84,30 +113,69 @@ class Bank(nn.Module):
 
     def stream(self, h: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Each operator's number and answer (B, d), as soon as it is known; a node is dropped once read."""
+        for operators, value, scale in self.factors(h):
+            answer = value if scale is None else value * scale
+            for k in operators:
+                yield k, answer
+
+    def factors(self, h: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor | None]]:
+        """As `stream`, with the last `rms` left to the reader: the answer is value (B, d) times scale (B, 1).
+
+        Equal operators come together. The scale is None where the value is the answer.
+        """
         constant = next(self.buffers(), self.log_parameters)
         _check.matrix("h", h, self.dim, None if constant is None else constant.dtype)
-        learned: list[dict[str, Value | Tensor]] = [dict(node.parameters) for node in self.nodes]
-        for (place, name), value in self.parameter_values().items():
-            learned[place][name] = value
+        learned = self.parameter_values()
         values: dict[int, Tensor] = {}
-        for place, (node, reads, operators, done) in enumerate(self._steps):
-            if reads:
-                value = node.primitive.function(*[values[i] for i in reads], **learned[place])
+        for place, (node, arguments, reads, operators, done, last) in enumerate(self._steps):
+            scale = None
+            if learned:
+                arguments = {name: learned.get((place, name), x) for name, x in arguments.items()}
+            if last:
+                value = values[reads[0]]
+                scale = rms_scale(value, **arguments)
+            elif reads:
+                value = values[place] = node.primitive.function(*[values[i] for i in reads], **arguments)
             else:
-                value = self.get_buffer(self._fixed[place]) if place in self._fixed else h
-            values[place] = value
+                value = values[place] = self.get_buffer(self._fixed[place]) if place in self._fixed else h
             if operators and value.shape != h.shape:
                 raise ValueError(
                     f"every operator must give {tuple(h.shape)}, got {tuple(value.shape)} from {node}"
                 )
             for i in done:
-                del values[i]
-            for k in operators:
-                yield k, value
+                values.pop(i, None)
+            if operators:
+                yield operators, value, scale
 
     def forward(self, h: Tensor) -> Tensor:
-        answers = dict(self.stream(h))
-        return torch.stack([answers[k] for k in range(len(self))])
+        if torch.is_grad_enabled() or self.learnable:
+            answers = dict(self.stream(h))
+            return torch.stack([answers[k] for k in range(len(self))])
+        out = h.new_empty(len(self), *h.shape)
+        for k, answer in self.stream(h):
+            out[k] = answer  # while it is in cache, and before the next takes its memory
+        return out
+
+    def cost(self) -> Cost:
+        """How many nodes and matrix products the formulas write down, and how many are computed.
+
+        >>> from csos_lib.operators import cos, sin, weight
+        >>> z = h @ weight(dim=4)
+        >>> Bank([sin(z), cos(z)]).cost()
+        Cost(operators=2, nodes_written=10, nodes=7, products_written=2, products=1)
+        """
+        nodes: dict[Expression, int] = {}
+        products: dict[Expression, int] = {}
+        for node in self.nodes:
+            nodes[node] = 1 + sum(nodes[x] for x in node.inputs)
+            products[node] = (node.name in PRODUCTS) + sum(products[x] for x in node.inputs)
+        return Cost(
+            len(self),
+            sum(nodes[f] for f in self._operators),
+            len(self.nodes),
+            sum(products[f] for f in self._operators),
+            sum(node.name in PRODUCTS for node in self.nodes),
+        )
 
     def __len__(self) -> int:
         return len(self._operators)
@@ -135,8 +203,11 @@ class Bank(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """K short names, all different, made of the outermost primitive of a family and the numbers in it."""
-        short = [" ".join([f.head.name, *_numbers(f)]) for f in self._operators]
+        """K short names, all different: what the operator ends in, and the numbers in it.
+
+        That is the primitive under the norm or, where that is arithmetic, the family of what it acts on.
+        """
+        short = [" ".join([_kind(f), *_numbers(f)]) for f in self._operators]
         longer = [
             " ".join([x, *(str(n) for n in distinct([f]) if not n.inputs and n != h)])
             if short.count(x) > 1
@@ -155,6 +226,12 @@ class Bank(nn.Module):
         return f"{len(self)} operators, {len(self.nodes)} nodes, learnable={self.learnable}"
 
 
+def _kind(f: Expression) -> str:
+    while f.name in NORMS:
+        f = f.inputs[0]
+    return f.name if f == f.head else f.family or f.name
+
+
 def _numbers(f: Expression) -> list[str]:
     values = [v for node in distinct([f]) for k, v in node.parameters if k in CONTINUOUS]
     return [f"{v:.3g}" for v in [*values, *(v for k, v in f.head.parameters if k == "degree")]]
@@ -171,12 +248,15 @@ def _schedule(nodes: list[Expression], operators: list[Expression]) -> list[Step
     numbers: dict[Expression, list[int]] = {}
     for k, f in enumerate(operators):
         numbers.setdefault(f, []).append(k)
+    read = {child for node in nodes for child in node.inputs}
     return [
         Step(
             node,
+            dict(node.parameters),
             tuple(place[x] for x in node.inputs),
             tuple(numbers.get(node, ())),
             tuple(done.get(i, ())),
+            node.name == "rms" and node in numbers and node not in read,
         )
         for i, node in enumerate(nodes)
     ]

@@ -32,8 +32,10 @@ def mix(bank: Bank, h: Tensor, weights: Tensor) -> Tensor:
         raise ValueError(f"weights must have shape ({count},) or (B, {count}), got {tuple(weights.shape)}")
     columns = weights.unsqueeze(-2).unbind(-1)  # (1,) or (B, 1) each
     y: Tensor | None = None
-    for k, answer in bank.stream(h):
-        y = columns[k] * answer if y is None else torch.addcmul(y, columns[k], answer)
+    for operators, value, scale in bank.factors(h):
+        weight = sum((columns[k] for k in operators[1:]), columns[operators[0]])
+        factor = weight if scale is None else weight * scale
+        y = factor * value if y is None else torch.addcmul(y, factor, value)
     assert y is not None
     return y
 
