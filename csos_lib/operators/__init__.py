@@ -32,6 +32,7 @@ from csos_lib.operators.kernel import prototypes, rbf, soft_neighbours, squared_
 from csos_lib.operators.library import Library, mini_library, spread
 from csos_lib.operators.mixture import Mixture, OperatorNet, mix
 from csos_lib.operators.morphology import closing, dilate, erode, lse, opening, soft_quantile
+from csos_lib.operators.programs import draw_programs, sample_programs
 from csos_lib.operators.reaction_mixture import ReactionMixture
 from csos_lib.operators.reaction_net import ReactionNet, eyes
 from csos_lib.operators.sorting import (
@@ -71,6 +72,7 @@ __all__ = [
     "diffuse",
     "dilate",
     "draw",
+    "draw_programs",
     "edges",
     "erode",
     "exp",
@@ -99,6 +101,7 @@ __all__ = [
     "rbf",
     "rms",
     "sample_frequencies",
+    "sample_programs",
     "score",
     "sigmoid",
     "sin",
