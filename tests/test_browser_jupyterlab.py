@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,29 +36,29 @@ def lab(tmp_path: Path) -> Iterator[str]:
     command += [
         "--LabApp.extension_manager=readonly",
         "--LabApp.news_url=",
-        "--LabApp.check_for_updates_class=",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
     environment = {**os.environ, "HOME": str(tmp_path), "JUPYTER_NO_CONFIG": "1"}
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    assert server.stderr is not None
+    log = tmp_path / "log.txt"
+    with log.open("w") as file:
+        server = subprocess.Popen(command, stderr=file, stdout=file, env=environment)
     try:
-        for line in server.stderr:
-            found = re.search(r"http://(?:localhost|127\.0\.0\.1):(\d+)/", line)
-            if found:
+        for _ in range(300):
+            found = re.search(r"http://localhost:(\d+)/", log.read_text())
+            if found or server.poll() is not None:
                 break
-        else:
-            pytest.fail("JupyterLab did not start")
+            time.sleep(0.2)
+        assert found, log.read_text()[-2000:]
         yield f"http://localhost:{found[1]}/lab/tree/live.ipynb"
     finally:
         server.terminate()
-        server.stderr.close()
         server.wait(20)
 
 
 def test_the_widget_in_a_live_notebook(browser: Any, lab: str) -> None:  # noqa: F811
     context = browser.new_context(viewport={"width": 1280, "height": 1400}, reduced_motion="reduce")
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(40_000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(lab)

@@ -50,7 +50,7 @@ def page(site: str, browser: Any, request: pytest.FixtureRequest) -> Iterator[An
     page.wait_for_selector(READY)
     yield page
     context.close()
-    assert not errors
+    assert not [error for error in errors if "ERR_INTERNET_DISCONNECTED" not in error]  # one test asks for it
 
 
 def draw(page: Any, digit: str) -> None:
@@ -226,7 +226,7 @@ def test_it_needs_no_network_once_it_is_there(page: Any) -> None:
     draw(page, "1")
     says(page, "Read as 1, probability ")
     page.get_by_text("Change the reaction").click()
-    page.get_by_label("dense").check()
+    page.get_by_label("dense").click()
     says(page, "could not be loaded")
     assert page.get_by_label("low rank").is_checked()
     page.context.set_offline(False)

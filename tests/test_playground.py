@@ -194,7 +194,7 @@ def test_widgets_show_the_same_text_everywhere() -> None:
     for widget, name in ((DrawDigit(), "digit"), (Triangle(), "triangle"), (Sorting(), "sorting")):
         data, _ = widget._repr_mimebundle_()
         assert f'data-csos-demo="{name}"' in data["text/html"]
-        assert "<noscript>" in data["text/html"]
+        assert "It needs JavaScript" in data["text/html"]
         assert data["text/plain"] == repr(widget)
         assert " at 0x" not in repr(widget)
         assert "application/vnd.jupyter.widget-view+json" in data

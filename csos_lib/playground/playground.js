@@ -320,6 +320,217 @@ function centre(box) {
   return field;
 }
 
+// --- mathematics: triangle ---------------------------------------------------------------------------------
+
+/**
+ * What the triangle's controls reach. Within it no rounding error has grown to 1e-9 over all steps
+ * (tests/test_playground_views.py); beyond, the map is chaotic for some tables.
+ */
+export const SOUP_RANGES = { rate: [-1, 1, 0.05], alpha: [0, 1, 0.01], decay: [0, 0.9, 0.01], steps: [0, 40, 1] };
+
+/** The six unordered pairs {i, j} of three molecules, in the order of the library: d N + i is {i, (i + d) mod N}. */
+export const SOUP_PAIRS = Array.from({ length: 6 }, (_, p) => [p % 3, (p + Math.floor(p / 3)) % 3]);
+
+/**
+ * Every state of three molecules from x_0 to x_T, as csos_lib.dynamics.trajectory gives it. Chapters 2 and 4.
+ * @param {Float64Array} rates (3, 6): what pair {i, j} adds to molecule k, W[k,i,j] + W[k,j,i], or W[k,i,i]
+ * @param {ArrayLike<number>} start (3,), sums to 1
+ * @param {{steps: number, decay: number, alpha: number, dynamics: string}} settings
+ * @returns {Float64Array[]} T + 1 concentrations (3,)
+ */
+export function soup(rates, start, { steps, decay, alpha, dynamics }) {
+  const model = { packed: rates, cp: null };
+  let x = Float64Array.from(start);
+  const states = [x];
+  if (dynamics === "euler") {
+    for (let t = 0; t < steps; t++) {
+      const mixed = x.map((v) => (1 - decay) * v);
+      const made = produce(model, mixed);
+      states.push((x = normalise(mixed.map((v, k) => Math.max(v + alpha * made[k], 0)))));
+    }
+    return states;
+  }
+  let logX = x.map((v) => Math.log(Math.max(v, 2 ** -1022)));
+  states[0] = logX.map(Math.exp);
+  for (let t = 0; t < steps; t++) {
+    const made = produce(model, concentrations(logX));
+    logX = logSoftmax(logX.map((v, k) => (1 - decay) * v + alpha * 3 * made[k]));
+    states.push(logX.map(Math.exp));
+  }
+  return states;
+}
+
+const HEIGHT = Math.sqrt(3) / 2;
+
+/** Where x (3,) lies on a triangle with corners (0, 0), (1, 0), (1/2, sqrt(3)/2). */
+export function barycentric(x) {
+  return [x[1] + x[2] / 2, HEIGHT * x[2]];
+}
+
+/** The concentrations (3,) at a point: the inverse of `barycentric`; a point outside goes to the edge. */
+export function fromPoint([across, up]) {
+  const top = up / HEIGHT;
+  const inside = [1 - across - top / 2, across - top / 2, top].map((v) => Math.max(v, 0));
+  const sum = inside.reduce((a, b) => a + b);
+  return Float64Array.from(inside, (v) => v / sum);
+}
+
+/** Evenly spaced points inside the triangle, density (density + 1) / 2 of them (3,). */
+export function simplexGrid(density) {
+  const points = [];
+  for (let i = 0; i < density; i++) {
+    for (let j = 0; j < density - i; j++) {
+      points.push(Float64Array.of(i + 1 / 3, j + 1 / 3, density - 1 - i - j + 1 / 3).map((v) => v / density));
+    }
+  }
+  return points;
+}
+
+/** The first step at which each molecule is exactly zero, or -1 for one that is alive at the end (3,). */
+export function deaths(states) {
+  return [0, 1, 2].map((k) => {
+    const last = states.findLastIndex((x) => x[k] > 0);
+    return last === states.length - 1 ? -1 : last + 1;
+  });
+}
+
+/** The same run in Python, to be pasted after `import torch`. */
+export function soupCode(rates, start, { steps, decay, alpha, dynamics }) {
+  const lines = [];
+  rates.forEach((rate, place) => {
+    const [i, j] = SOUP_PAIRS[place % 6];
+    if (rate !== 0) lines.push(`W[${Math.floor(place / 6)}, ${i}, ${j}] = ${rate}`);
+  });
+  return [
+    "from csos_lib.dynamics import trajectory",
+    "",
+    "W = torch.zeros(3, 3, 3, dtype=torch.float64)  # W[k, i, j]",
+    ...lines,
+    "",
+    "def react(x):",
+    '    return torch.einsum("kij,bi,bj->bk", W, x, x)',
+    "",
+    `x = torch.tensor([[${[...start].join(", ")}]], dtype=torch.float64)`,
+    "path = trajectory(",
+    `    x, react, steps=${steps}, decay=${decay},`,
+    `    alpha=${alpha}, kind="${dynamics}")`,
+  ].join("\n");
+}
+
+/** Rates (3, 6) from reactions [k, i, j, rate]. */
+function ratesOf(...reactions) {
+  const rates = new Float64Array(18);
+  for (const [k, i, j, rate] of reactions) {
+    rates[6 * k + (i === j ? i : 3 + (j === (i + 1) % 3 ? i : j))] = rate;
+  }
+  return rates;
+}
+
+/** Soups to start from: rates (3, 6), a start (3,), settings, and what to look for. */
+export const SOUPS = {
+  decay: {
+    label: "Decay only",
+    rates: ratesOf(),
+    start: [0.6, 0.3, 0.1],
+    settings: { steps: 20, decay: 0.1, alpha: 0.5, dynamics: "euler" },
+    note: "All fade by the same share, and normalising undoes it: nothing moves. Now take the mirror step: it forgets differences, and every soup ends in the middle.",
+  },
+  "rock-paper-scissors": {
+    label: "Rock, paper, scissors",
+    names: ["rock", "paper", "scissors"],
+    rates: ratesOf([0, 0, 2, 1], [0, 0, 1, -1], [1, 1, 0, 1], [1, 1, 2, -1], [2, 2, 1, 1], [2, 2, 0, -1]),
+    start: [0.4, 0.3, 0.3],
+    settings: { steps: 40, decay: 0, alpha: 0.5, dynamics: "euler" },
+    note: "The winner makes a copy of itself out of the loser. Every round is wider than the last, and nobody ever wins. Can you calm it? Try the mirror step with a decay of 0.2.",
+  },
+  autocatalysis: {
+    label: "Autocatalysis",
+    rates: ratesOf([0, 0, 0, 1], [1, 1, 1, 1], [2, 2, 2, 1]),
+    start: [0.38, 0.34, 0.28],
+    settings: { steps: 30, decay: 0, alpha: 1, dynamics: "euler" },
+    note: "Each molecule makes more of itself, and the richest takes all: a soft argmax. Drag the start across the middle: where does the winner change?",
+  },
+  death: {
+    label: "Death",
+    rates: ratesOf([2, 0, 1, -1]),
+    start: [0.25, 0.35, 0.4],
+    settings: { steps: 20, decay: 0, alpha: 1, dynamics: "euler" },
+    note: "0 and 1 together use up 2, until it is cut to exactly zero; nothing makes it, so it never comes back. Now take the mirror step: 2 becomes rare, and lives.",
+  },
+};
+
+// --- mathematics: sorting ----------------------------------------------------------------------------------
+
+export const SORT_RANGES = { value: [0, 1, 0.01], tau: [0.01, 10], rounds: [1, 50, 1] };
+
+/** exp v / sum exp v. */
+function softmax(v) {
+  return logSoftmax(v).map(Math.exp);
+}
+
+/** The places in descending order of the values; equal ones in the order they came. */
+export function hardOrder(s) {
+  return Array.from(s, (_, j) => j).sort((a, b) => s[b] - s[a]);
+}
+
+/**
+ * SoftSort: row i is softmax over j of -|s_(i) - s_j| / tau. Chapter 18.
+ * @param {Float64Array} s (n,)
+ * @param {number} tau above 0
+ * @returns {Float64Array[]} P, n rows (n,): row i is the i-th largest place, column j the value s_j
+ */
+export function softsort(s, tau) {
+  return hardOrder(s).map((i) => softmax(s.map((v) => Math.abs(s[i] - v) / -tau)));
+}
+
+/** NeuralSort: row i is softmax over j of ((n + 1 - 2 i) s_j - sum_k |s_j - s_k|) / tau; as `softsort`. */
+export function neuralsort(s, tau) {
+  const n = s.length;
+  const sums = s.map((v) => s.reduce((sum, w) => sum + Math.abs(v - w), 0));
+  return Array.from(s, (_, i) => softmax(s.map((v, j) => ((n - 1 - 2 * i) * v - sums[j]) / tau)));
+}
+
+/**
+ * Sorting by transport: Sinkhorn's rounds on -(z_j - y_i)^2 / tau, with z the standardised values and y evenly
+ * spaced places, the largest first; the transpose of the library's plan, so that rows are places. Chapter 18.
+ * @returns {Float64Array[]} P, n rows (n,); rows sum to 1, columns in the limit of many rounds
+ */
+export function sinkhornSort(s, tau, rounds) {
+  const n = s.length;
+  const mean = s.reduce((a, b) => a + b) / n;
+  const variance = s.reduce((sum, v) => sum + (v - mean) ** 2, 0) / n;
+  const z = s.map((v) => (v - mean) / Math.sqrt(variance + 1e-5));
+  const unit = Math.sqrt(Math.max(n * n - 1, 1) / 3);
+  let logP = Array.from(s, (_, i) => z.map((v) => (v - (n - 1 - 2 * i) / unit) ** 2 / -tau));
+  for (let round = 0; round < rounds; round++) {
+    const columns = s.map((_, j) => lse(Float64Array.from(logP, (row) => row[j]), 1));
+    logP = logP.map((row) => logSoftmax(row.map((v, j) => v - columns[j])));
+  }
+  return logP.map((row) => row.map(Math.exp));
+}
+
+/** P s (n,): the softly sorted values. */
+export function apply(P, s) {
+  return Float64Array.from(P, (row) => row.reduce((sum, p, j) => sum + p * s[j], 0));
+}
+
+/** 1/2 + sum_j sigmoid((s_j - s_i) / tau) (n,): how many are larger, each counted softly. Chapter 18. */
+export function softRank(s, tau) {
+  return s.map((v) => s.reduce((rank, w) => rank + 1 / (1 + Math.exp((v - w) / tau)), 0.5));
+}
+
+/** The soft maximum tau log sum exp(s / tau), between max and max + tau log n. Chapter 19. */
+export function lse(s, tau) {
+  const top = s.reduce((a, b) => Math.max(a, b));
+  return top + tau * Math.log(s.reduce((sum, v) => sum + Math.exp((v - top) / tau), 0));
+}
+
+/** How many entries a row of P is spread over, exp(entropy), on average over the rows: 1 is a decision. */
+export function spread(P) {
+  const entropy = (row) => row.reduce((sum, p) => sum - (p > 0 ? p * Math.log(p) : 0), 0);
+  return P.reduce((sum, row) => sum + Math.exp(entropy(row)), 0) / P.length;
+}
+
 // --- small interface helpers -------------------------------------------------------------------------------
 
 /**
@@ -724,7 +935,7 @@ function moleculeBars(size, onknock) {
         svg("path", { d: curve(anchors[molecule]), "stroke-width": molecule === k ? width : Math.min(width, 2) }),
       );
       const sign = svg("text", { x: meet[0], y: meet[1] + 4 }, strength < 0 ? "−" : "+");
-      const moving = [i, j, k].map((_, part) => svg("circle", { r: part === 2 ? 2 + width : 3.5 }));
+      const moving = [i, j, k].map((_, part) => svg("circle", { r: part === 2 ? 2 + width : 3.5, style: "visibility: hidden" }));
       dots.push({ paths, moving });
       const ring = svg("circle", { class: "csos-meet", cx: meet[0], cy: meet[1], r: 7 });
       return svg("g", { class: strength < 0 ? "csos-taken" : "csos-made" }, ...paths, ring, sign, ...moving);
@@ -1113,14 +1324,678 @@ const NONE = [];
 
 // --- demo: triangle ----------------------------------------------------------------------------------------
 
-async function mountTriangle(element, { load, model }) {
-  element.replaceChildren(el("p", {}, "The triangle demo is being written."));
+const SIDE = 300; // of the triangle, in the units of its picture
+const SUBSCRIPTS = "₀₁₂";
+
+/** Three times the same, for molecules 0, 1, 2. */
+const three = (make) => [0, 1, 2].map(make);
+const minus = (text) => text.replace("-", "−");
+const onPage = (x) => {
+  const [across, up] = barycentric(x);
+  return [40 + SIDE * across, 30 + SIDE * (HEIGHT - up)];
+};
+
+/** A share as text; what is rare but alive is not 0. */
+function shareText(x) {
+  if (x === 0) return "0";
+  if (x >= 0.0005) return `${(100 * x).toFixed(1)} %`;
+  const power = Math.floor(Math.log10(x));
+  const digits = [...String(-power)].map((d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]).join("");
+  return `${(x / 10 ** power).toFixed(0)}·10⁻${digits}`;
+}
+
+/** R(x)_k written out. */
+function production(rates, k) {
+  const terms = SOUP_PAIRS.map(([i, j], p) => {
+    const rate = rates[6 * k + p];
+    if (rate === 0) return "";
+    const size = Math.abs(rate) === 1 ? "" : `${Math.abs(rate)} `;
+    const pair = i === j ? `x${SUBSCRIPTS[i]}²` : `x${SUBSCRIPTS[i]} x${SUBSCRIPTS[j]}`;
+    return `${rate < 0 ? "−" : "+"} ${size}${pair}`;
+  });
+  const text = terms.filter(Boolean).join(" ").replace(/^\+ /, "").replace(/^− /, "−");
+  return `R${SUBSCRIPTS[k]} = ${text || "0"}`;
+}
+
+async function mountTriangle(element, { model }) {
+  let rates = new Float64Array(18);
+  let start = [1, 1, 1];
+  let settings = { steps: 0, decay: 0, alpha: 0, dynamics: "euler" };
+  let states = [];
+  let crowd = []; // of each soup of the crowd: its states
+  let now = [0, 0]; // the step that is shown, and the fraction of the way to the next
+
+  // the picture
+  const corners = [Float64Array.of(1, 0, 0), Float64Array.of(0, 1, 0), Float64Array.of(0, 0, 1)];
+  const names = three((k) => svg("text", { x: onPage(corners[k])[0], y: k === 2 ? 15 : 30 + SIDE * HEIGHT + 27 }));
+  const grid = simplexGrid(12);
+  const arrows = svg("path", { class: "csos-tri-arrows" });
+  const dots = grid.map(() => svg("circle", { r: 3 }));
+  const swarm = svg("g", { class: "csos-tri-swarm" }, ...dots);
+  const whole = svg("path", { class: "csos-tri-path" });
+  const walked = svg("path", { class: "csos-tri-walked" });
+  const marks = svg("path", { class: "csos-tri-marks" });
+  const head = svg("circle", { class: "csos-tri-now", r: 7 });
+  const handle = svg(
+    "g",
+    { class: "csos-tri-handle", tabindex: 0, role: "slider", "aria-label": "Start of the soup; arrow keys move it across the triangle", "aria-valuemin": 0, "aria-valuemax": 100 },
+    svg("circle", { class: "csos-tri-touch", r: 26 }),
+    svg("circle", { class: "csos-tri-grip", r: 10 }),
+  );
+  const picture = svg(
+    "svg",
+    { class: "csos-tri-picture", viewBox: `0 0 ${SIDE + 80} ${Math.round(SIDE * HEIGHT) + 64}`, role: "group", "aria-label": "Triangle of three molecules. In a corner the soup is pure, in the middle it is an even mixture." },
+    svg("polygon", { class: "csos-tri-edge", points: corners.map(onPage).join(" ") }),
+    svg("g", { "aria-hidden": "true" }, arrows, swarm, whole, marks, walked, ...corners.map((x, k) => svg("circle", { class: `csos-tri-${k}`, cx: onPage(x)[0], cy: onPage(x)[1], r: 6 })), ...names, head),
+    handle,
+  );
+
+  // shares over time
+  const bands = three((k) => svg("path", { class: `csos-tri-${k}` }));
+  const cursor = svg("line", { class: "csos-tri-cursor", y1: 0, y2: 60 });
+  const bandNames = three(() => svg("text", { x: 5 }));
+  const history = svg(
+    "svg",
+    { class: "csos-tri-history", viewBox: "0 0 300 60", role: "img", "aria-label": "Shares of the three molecules at every step, stacked; the table below has the numbers of the step that is shown" },
+    ...bands,
+    ...bandNames,
+    cursor,
+  );
+  const cells = three(() => [el("td"), el("td")]);
+  const fate = el(
+    "table",
+    { class: "csos-tri-table" },
+    el("thead", {}, el("tr", {}, ...["molecule", "share", "state"].map((text) => el("th", { scope: "col" }, text)))),
+    el("tbody", {}, ...three((k) => el("tr", {}, el("th", { scope: "row" }, el("span", { class: `csos-tri-chip csos-tri-${k}` }), String(k)), ...cells[k]))),
+  );
+
+  // what can be set
+  const live = liveRegion({ class: "csos-status" });
+  const note = el("p", { class: "csos-tri-note" });
+  const play = player({ steps: 1, seconds: 0.16, onstep: (t, fraction) => show(t, fraction) });
+  const change = (key) => (value) => {
+    settings[key] = value;
+    compute();
+  };
+  const range = (key, label, format) => {
+    const [min, max, step] = SOUP_RANGES[key];
+    return slider({ label, min, max, step, value: min, format, oninput: change(key) });
+  };
+  const controls = {
+    alpha: range("alpha", "strength α", (v) => v.toFixed(2)),
+    decay: range("decay", "decay", (v) => v.toFixed(2)),
+    steps: range("steps", "steps T"),
+  };
+  const dynamics = choice({
+    legend: "Step",
+    options: [["euler", "Euler"], ["mirror", "mirror"]],
+    value: "euler",
+    onchange: change("dynamics"),
+  });
+  const around = choice({
+    legend: "Show",
+    options: [["arrows", "one step from everywhere"], ["crowd", "a crowd of soups"]],
+    value: "arrows",
+    onchange: (value) => {
+      if (value === "arrows") return show(...now);
+      if (prefersStill()) return show(...now);
+      play.set(settings.steps, 0);
+      play.play();
+    },
+  });
+  const presets = Object.entries(SOUPS).map(([key, { label }]) =>
+    button(label, () => take(key, true), { "data-key": key, "aria-pressed": "false" }),
+  );
+  const dice = button("Throw dice", () => {
+    const [low, high] = SOUP_RANGES.rate;
+    for (let place = 0; place < 18; place++) {
+      rates[place] = Math.random() < 0.4 ? 0 : Math.round(10 * (low + (high - low) * Math.random())) / 10 + 0;
+    }
+    ownTable();
+    fillTable();
+    compute(true);
+  }, { class: "csos-button csos-tri-dice" });
+  const formulas = three(() => el("li"));
+  const inputs = Array.from({ length: 18 }, (_, place) => {
+    const [k, pair] = [Math.floor(place / 6), SOUP_PAIRS[place % 6]];
+    const [min, max, step] = SOUP_RANGES.rate;
+    return el("input", {
+      type: "number",
+      min,
+      max,
+      step,
+      "aria-label": `${pair.join(" + ")} makes ${k}`,
+      oninput: ({ target }) => {
+        const rate = target.valueAsNumber;
+        const valid = rate >= min && rate <= max;
+        target.setAttribute("aria-invalid", String(!valid));
+        if (!valid) return;
+        rates[place] = rate;
+        target.classList.toggle("csos-tri-none", rate === 0);
+        ownTable();
+        compute();
+      },
+      onchange: fillTable,
+    });
+  });
+  const table = el(
+    "table",
+    { class: "csos-tri-rates" },
+    el("caption", {}, "How strongly a pair makes a molecule, from −1 (uses it up) to 1: W[k, i, j] + W[k, j, i]."),
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "pair"), ...three((k) => el("th", { scope: "col" }, "makes ", el("span", { class: `csos-tri-chip csos-tri-${k}` }), String(k))))),
+    el("tbody", {}, ...SOUP_PAIRS.map((pair, p) => el("tr", {}, el("th", { scope: "row" }, pair.join(" + ")), ...three((k) => el("td", {}, inputs[6 * k + p]))))),
+  );
+  const code = el("pre", { tabindex: 0, role: "region", "aria-label": "The same run in Python" });
+  element.replaceChildren(
+    el(
+      "div",
+      { class: "csos-tri" },
+      el("div", { class: "csos-buttons", role: "group", "aria-label": "Soups to start from" }, ...presets, dice),
+      note,
+      el(
+        "div",
+        { class: "csos-tri-stage" },
+        el("div", { class: "csos-tri-left" }, picture, play.root),
+        el("div", { class: "csos-tri-right" }, dynamics.root, controls.alpha.root, controls.decay.root, controls.steps.root, around.root, history, fate, el("ul", { class: "csos-tri-formulas", "aria-label": "Production R(x)" }, ...formulas)),
+      ),
+      live.root,
+      el("details", { class: "csos-more" }, el("summary", {}, "Edit the reactions W"), table),
+      el(
+        "details",
+        { class: "csos-more" },
+        el("summary", {}, "The same in Python"),
+        code,
+        el("p", { class: "csos-note" }, "The page and this code compute with 64-bit numbers. Tests hold every state to within 0.000000001 of the library, at random settings of everything above. Beyond these ranges some tables are chaotic: rounding grows from step to step, and no two programs would agree."),
+      ),
+    ),
+  );
+
+  const line = (points) => `M${points.map((point) => point.map((v) => v.toFixed(1)).join()).join("L")}`;
+  const between = (path, t, fraction) => {
+    const [a, b] = [onPage(path[t]), onPage(path[Math.min(t + 1, path.length - 1)])];
+    return a.map((v, axis) => v + fraction * (b[axis] - v));
+  };
+
+  /** The state at step t, `fraction` of the way to the next. */
+  function show(t, fraction) {
+    now = [t, fraction];
+    const point = between(states, t, fraction);
+    walked.setAttribute("d", line([...states.slice(0, t + 1).map(onPage), point]));
+    head.setAttribute("cx", point[0]);
+    head.setAttribute("cy", point[1]);
+    const isCrowd = around.value === "crowd";
+    swarm.style.display = isCrowd ? "" : "none";
+    arrows.style.display = isCrowd ? "none" : "";
+    if (isCrowd) {
+      dots.forEach((dot, place) => {
+        const [x, y] = between(crowd[place], t, fraction);
+        dot.setAttribute("cx", x.toFixed(1));
+        dot.setAttribute("cy", y.toFixed(1));
+      });
+    }
+    const place = (300 * (t + fraction)) / Math.max(settings.steps, 1);
+    cursor.setAttribute("x1", place);
+    cursor.setAttribute("x2", place);
+    if (fraction > 0 && t === shown) return;
+    shown = t;
+    cells.forEach(([share, state], k) => {
+      share.textContent = shareText(states[t][k]);
+      state.textContent = states[t][k] > 0 ? "alive" : `dead since step ${states.findIndex((x) => x[k] === 0)}`;
+    });
+  }
+  let shown = -1;
+
+  /** All states for the settings, then play them or show the end. */
+  function compute(andPlay = false) {
+    const { steps } = settings;
+    states = soup(rates, start, settings);
+    crowd = grid.map((x) => soup(rates, x, settings));
+    const points = states.map(onPage);
+    whole.setAttribute("d", line(points));
+    marks.setAttribute("d", points.map((point) => `${line([point])}h0`).join(""));
+    arrows.setAttribute("d", grid.map((x) => arrow(onPage(x), onPage(soup(rates, x, { ...settings, steps: 1 })[1]))).join(""));
+    handle.setAttribute("transform", `translate(${onPage(start).map((v) => v.toFixed(1))})`);
+    handle.setAttribute("aria-valuenow", Math.round(100 * start[2]));
+    handle.setAttribute("aria-valuetext", three((k) => `${k}: ${shareText(start[k])}`).join(", "));
+    three((k) => bands[k].setAttribute("d", band(k)));
+    formulas.forEach((item, k) => (item.textContent = production(rates, k)));
+    code.textContent = soupCode(rates, start, settings);
+    shown = -1;
+    play.set(steps, steps);
+    if (andPlay && !prefersStill()) play.play();
+    else show(steps, 0);
+    const dead = deaths(states);
+    const ends = three((k) => (dead[k] < 0 ? `${k}: ${shareText(states[steps][k])}` : `${k}: dead since step ${dead[k]}`));
+    live.say(`After ${steps} ${settings.dynamics === "euler" ? "Euler" : "mirror"} steps: molecule ${ends.join(", ")}.`);
+  }
+
+  /** An arrow of half the way from a to b. */
+  function arrow([ax, ay], [bx, by]) {
+    const [dx, dy] = [(bx - ax) / 2, (by - ay) / 2];
+    const length = Math.hypot(dx, dy);
+    const [tx, ty] = [ax + dx, ay + dy];
+    if (length < 0.4) return `M${ax.toFixed(1)},${ay.toFixed(1)}h0`;
+    const size = Math.min(4, length / 2) / length;
+    const barb = (side) => [tx - size * (dx + side * 0.6 * dy), ty - size * (dy - side * 0.6 * dx)];
+    return line([[ax, ay], [tx, ty]]) + line([barb(1), [tx, ty], barb(-1)]);
+  }
+
+  /** The outline of the k-th share over time, on top of those before it. */
+  function band(k) {
+    const edge = (top) =>
+      states.map((x, t) => [(300 * t) / Math.max(settings.steps, 1), 60 - 60 * x.slice(0, top).reduce((a, b) => a + b, 0)]);
+    const middle = 60 - 60 * (start.slice(0, k).reduce((a, b) => a + b, 0) + start[k] / 2);
+    bandNames[k].textContent = start[k] > 0.2 ? k : "";
+    bandNames[k].setAttribute("y", middle + 4);
+    const [low, high] = [edge(k), edge(k + 1)];
+    if (states.length === 1) for (const side of [low, high]) side.push([300, side[0][1]]);
+    return `${line([...high, ...low.reverse()])}Z`;
+  }
+
+  function fillTable() {
+    inputs.forEach((input, place) => {
+      input.value = rates[place];
+      input.setAttribute("aria-invalid", "false");
+      input.classList.toggle("csos-tri-none", rates[place] === 0);
+    });
+  }
+
+  function name(own = ["", "", ""]) {
+    names.forEach((text, k) => (text.textContent = `${k} ${own[k]}`.trim()));
+  }
+
+  function ownTable() {
+    for (const item of presets) item.setAttribute("aria-pressed", "false");
+    note.textContent = "Your own table of reactions. Where do its soups end?";
+    name();
+  }
+
+  function take(key, andPlay) {
+    const preset = SOUPS[key];
+    rates = preset.rates.slice();
+    start = preset.start;
+    settings = { ...preset.settings };
+    for (const [setting, control] of Object.entries(controls)) control.set(settings[setting]);
+    dynamics.set(settings.dynamics);
+    for (const item of presets) item.setAttribute("aria-pressed", String(item.dataset.key === key));
+    note.textContent = preset.note;
+    name(preset.names);
+    fillTable();
+    compute(andPlay);
+  }
+
+  /** Move the start to a point of the page, on a grid of thousandths. */
+  function move(point) {
+    const [x0, x1] = fromPoint([(point[0] - 40) / SIDE, HEIGHT - (point[1] - 30) / SIDE]).map((v) => Math.round(1000 * v));
+    start = [x0, x1, 1000 - x0 - x1].map((v) => v / 1000);
+    compute();
+  }
+
+  const pointed = (event) => {
+    const frame = picture.getBoundingClientRect();
+    const unit = picture.viewBox.baseVal.width / frame.width;
+    move([(event.clientX - frame.left) * unit, (event.clientY - frame.top) * unit]);
+  };
+  let pointer = null;
+  picture.addEventListener("pointerdown", (event) => {
+    // A finger beside the handle scrolls the page; a tap there is a click.
+    if (event.button > 0 || (event.pointerType === "touch" && !handle.contains(event.target))) return;
+    event.preventDefault();
+    pointer = event.pointerId;
+    picture.setPointerCapture(pointer);
+    handle.focus({ preventScroll: true, focusVisible: false });
+    pointed(event);
+  });
+  picture.addEventListener("pointermove", (event) => {
+    if (event.pointerId === pointer) pointed(event);
+  });
+  for (const end of ["pointerup", "pointercancel"]) {
+    picture.addEventListener(end, () => {
+      pointer = null;
+    });
+  }
+  picture.addEventListener("click", pointed);
+  handle.addEventListener("keydown", (event) => {
+    const far = event.shiftKey ? 20 : 4;
+    const moves = { ArrowLeft: [-far, 0], ArrowRight: [far, 0], ArrowUp: [0, -far], ArrowDown: [0, far] };
+    const step = moves[event.key];
+    if (!step) return;
+    event.preventDefault();
+    move(onPage(start).map((v, axis) => v + step[axis]));
+  });
+
+  const first = model?.get("preset") ?? element.dataset.preset;
+  take(first in SOUPS ? first : "rock-paper-scissors", false);
+  const seen = new IntersectionObserver(([entry]) => {
+    if (!entry.isIntersecting) return;
+    seen.disconnect();
+    if (now[0] === settings.steps) play.play(); // once, and only if nobody has touched it
+  }, { threshold: 0.7 });
+  if (!prefersStill()) seen.observe(picture);
+  return () => {
+    play.stop();
+    seen.disconnect();
+  };
 }
 
 // --- demo: sorting -----------------------------------------------------------------------------------------
 
-async function mountSorting(element, { load, model }) {
-  element.replaceChildren(el("p", {}, "The sorting demo is being written."));
+const BARS = 7;
+const CELL = 30; // the side of a cell of the matrix, in the units of the picture
+const [LEFT, BASE, TOP, FULL] = [30, 130, 152, 100]; // of the columns, the bars, the matrix; the height of 1
+const LETTERS = "abcdefg";
+const PLACES = ["1st", "2nd", "3rd", "4th", "5th", "6th", "7th"];
+const SORTS = {
+  softsort: {
+    label: "SoftSort",
+    note: "Row i asks which bars are close to the i-th largest. Its first row is also the slope of the soft maximum.",
+  },
+  neuralsort: {
+    label: "NeuralSort",
+    note: "Sorts without sorting. Its exponents grow with the number of bars: for the same blur it needs about 7 times the τ.",
+  },
+  sinkhorn: {
+    label: "Sinkhorn",
+    note: "Carries the standardised bars to seven evenly spaced places, fair to both sides; the colder, the more rounds it needs.",
+  },
+};
+
+async function mountSorting(element) {
+  let s = Float64Array.of(0.45, 0.9, 0.2, 0.62, 0.3, 0.78, 0.55);
+  let tau = 0.1;
+  let frame = 0;
+
+  // the picture: bars above, the matrix below them, what it makes of them to its right
+  const column = (j) => LEFT + CELL * j;
+  const each = (make) => Array.from({ length: BARS }, (_, j) => make(j));
+  const bars = each((j) => svg("rect", { class: "csos-sort-bar", x: column(j) + 4, width: CELL - 8 }));
+  const values = each((j) => svg("text", { x: column(j) + CELL / 2, class: "csos-sort-value" }));
+  const columns = each((j) =>
+    svg(
+      "g",
+      { class: "csos-sort-column", role: "slider", tabindex: 0, "aria-label": `bar ${LETTERS[j]}`, "aria-orientation": "vertical", "aria-valuemin": 0, "aria-valuemax": 1 },
+      svg("rect", { class: "csos-sort-touch", x: column(j), y: 4, width: CELL, height: BASE + 14 }),
+      bars[j],
+      values[j],
+      svg("text", { x: column(j) + CELL / 2, y: BASE + 14 }, LETTERS[j]),
+    ),
+  );
+  const right = column(BARS);
+  const band = svg("rect", { class: "csos-sort-band", x: LEFT, width: BARS * CELL });
+  const softLine = svg("line", { class: "csos-sort-soft", x1: LEFT, x2: right + 6 });
+  const hardLine = svg("line", { class: "csos-sort-hard", x1: LEFT, x2: right + 6 });
+  const softText = svg("text", { class: "csos-sort-left csos-sort-softtext", x: right + 9 });
+  const hardText = svg("text", { class: "csos-sort-left", x: right + 9 });
+  const squares = each((i) => each((j) => svg("rect", { class: "csos-sort-p", x: column(j) + CELL / 2, y: TOP + CELL * i + CELL / 2 })));
+  const frames = each((i) => svg("rect", { class: "csos-sort-exact", y: TOP + CELL * i + 1.5, width: CELL - 3, height: CELL - 3, rx: 3 }));
+  const sorted = each((i) => svg("rect", { class: "csos-sort-out", x: right + 12, y: TOP + CELL * i + 9, height: 12 }));
+  const ticks = each((i) => svg("line", { class: "csos-sort-hard", y1: TOP + CELL * i + 5, y2: TOP + CELL * i + 25 }));
+  const numbers = each((i) => svg("text", { class: "csos-sort-number", x: right + 100, y: TOP + CELL * i + 19 }));
+  const lines = [...Array(BARS + 1).keys()].map(
+    (k) => `M${LEFT},${TOP + CELL * k}h${BARS * CELL}M${column(k)},${TOP}v${BARS * CELL}`,
+  );
+  const picture = svg(
+    "svg",
+    { class: "csos-sort-picture", viewBox: `0 0 ${right + 104} ${TOP + BARS * CELL + 4}`, role: "group", "aria-label": "Seven bars; drag them, or change them with the arrow keys. Below, the soft permutation matrix, and to its right the softly sorted values." },
+    svg("g", { "aria-hidden": "true" }, band),
+    ...columns,
+    svg(
+      "g",
+      { "aria-hidden": "true", class: "csos-sort-rest" },
+      hardLine,
+      softLine,
+      softText,
+      hardText,
+      svg("path", { class: "csos-sort-grid", d: lines.join("") }),
+      ...squares.flat(),
+      ...frames,
+      ...each((i) => svg("text", { x: LEFT - 15, y: TOP + CELL * i + 19 }, PLACES[i])),
+      svg("text", { class: "csos-sort-left", x: right + 12, y: TOP - 8 }, "softly sorted"),
+      ...sorted,
+      ...ticks,
+      ...numbers,
+    ),
+  );
+
+  // what can be set
+  const live = liveRegion({ class: "csos-status" });
+  const method = choice({
+    legend: "Sort by",
+    options: Object.entries(SORTS).map(([key, { label }]) => [key, label]),
+    value: "softsort",
+    onchange: () => draw(),
+  });
+  const [cold, hot] = SORT_RANGES.tau.map(Math.log10);
+  const heat = slider({
+    label: "temperature τ",
+    min: cold,
+    max: hot,
+    step: 0.02,
+    value: Math.log10(tau),
+    format: (power) => (10 ** power).toPrecision(2),
+    oninput: (power) => {
+      stop();
+      tau = 10 ** power;
+      draw();
+    },
+  });
+  const [few, many, one] = SORT_RANGES.rounds;
+  const rounds = slider({ label: "rounds", min: few, max: many, step: one, value: 10, oninput: () => draw() });
+  const cool = button("Cool down", () => (frame ? stop() : anneal()), { class: "csos-button csos-play" });
+  const buttons = el(
+    "div",
+    { class: "csos-buttons" },
+    cool,
+    button("Shuffle", () => glide(shuffled(s))),
+    button("New bars", () => glide(s.map(() => Math.round(5 + 90 * Math.random()) / 100))),
+    button("Make a tie", () => {
+      const [first, second] = hardOrder(s);
+      glide(s.map((v, j) => (j === second ? s[first] : v)));
+    }),
+  );
+  const note = el("p", { class: "csos-note" });
+  const sums = el("p");
+  const bounds = el("p", { class: "csos-sort-bounds" });
+  const gauge = svg("circle", { cy: 9, r: 6 });
+  const scale = svg(
+    "svg",
+    { class: "csos-sort-gauge", viewBox: "0 0 300 18", "aria-hidden": "true" },
+    svg("path", { d: "M8,9H292M8,3V15M292,3V15" }),
+    gauge,
+  );
+  const table = el("table", { class: "csos-sort-table" });
+  const details = el("details", { class: "csos-more", ontoggle: () => draw() }, el("summary", {}, "The numbers as a table"), el("div", { class: "csos-sort-scroll", tabindex: 0, role: "region", "aria-label": "The numbers as a table" }, table));
+  element.replaceChildren(
+    el(
+      "div",
+      { class: "csos-sort" },
+      el(
+        "div",
+        { class: "csos-sort-stage" },
+        picture,
+        el(
+          "div",
+          { class: "csos-sort-side" },
+          heat.root,
+          buttons,
+          method.root,
+          rounds.root,
+          note,
+          sums,
+          el("p", { class: "csos-sort-title" }, "The soft maximum"),
+          bounds,
+          scale,
+          el("p", { class: "csos-note" }, "The dot says how much of the allowed excess τ log 7 it uses: none when one bar is far ahead, all when the bars are equal."),
+        ),
+      ),
+      live.root,
+      details,
+    ),
+  );
+
+  const heightOf = (value) => BASE - FULL * value;
+  const two = (value) => value.toFixed(2);
+
+  function draw() {
+    const kind = method.value;
+    const P = kind === "sinkhorn" ? sinkhornSort(s, tau, rounds.value) : { softsort, neuralsort }[kind](s, tau);
+    const order = hardOrder(s);
+    const soft = apply(P, s);
+    const most = s[order[0]];
+    const maximum = lse(s, tau);
+    const bound = most + tau * Math.log(BARS);
+
+    s.forEach((value, j) => {
+      bars[j].setAttribute("y", heightOf(value));
+      bars[j].setAttribute("height", FULL * value);
+      values[j].setAttribute("y", heightOf(value) - 4);
+      values[j].textContent = two(value);
+      columns[j].setAttribute("aria-valuenow", two(value));
+      columns[j].setAttribute("aria-valuetext", `${two(value)}, ${PLACES[order.indexOf(j)]} of ${BARS}`);
+    });
+    const y = Math.max(heightOf(maximum), 8);
+    softLine.setAttribute("y1", y);
+    softLine.setAttribute("y2", y);
+    softText.setAttribute("y", Math.min(y + 4, heightOf(most) - 8));
+    softText.textContent = `soft max ${two(maximum)}${heightOf(maximum) < 8 ? " ↑" : ""}`;
+    hardLine.setAttribute("y1", heightOf(most));
+    hardLine.setAttribute("y2", heightOf(most));
+    hardText.setAttribute("y", heightOf(most) + 5);
+    hardText.textContent = `max ${two(most)}`;
+    const ceiling = Math.max(heightOf(bound), 2);
+    band.setAttribute("y", ceiling);
+    band.setAttribute("height", heightOf(most) - ceiling);
+
+    P.forEach((row, i) => {
+      row.forEach((p, j) => {
+        const side = (CELL - 6) * Math.sqrt(p);
+        squares[i][j].setAttribute("width", side);
+        squares[i][j].setAttribute("height", side);
+        squares[i][j].setAttribute("transform", `translate(${-side / 2} ${-side / 2})`);
+      });
+      frames[i].setAttribute("x", column(order[i]) + 1.5);
+      sorted[i].setAttribute("width", 50 * soft[i]);
+      for (const end of ["x1", "x2"]) ticks[i].setAttribute(end, right + 12 + 50 * s[order[i]]);
+      numbers[i].textContent = two(soft[i]);
+    });
+
+    const { label, note: about } = SORTS[kind];
+    rounds.root.hidden = kind !== "sinkhorn";
+    note.textContent = about;
+    const used = s.map((_, j) => P.reduce((sum, row) => sum + row[j], 0));
+    sums.textContent =
+      `Each place mixes ${spread(P).toFixed(1)} bars on average. Rows sum to 1, ` +
+      `columns to ${two(Math.min(...used))} ... ${two(Math.max(...used))}.`;
+    bounds.textContent = `${two(most)} ≤ ${maximum.toFixed(3)} ≤ ${two(bound)} = max + τ log ${BARS}`;
+    gauge.setAttribute("cx", 8 + (284 * (maximum - most)) / (tau * Math.log(BARS)));
+    if (details.open) fillTable(P, soft);
+    live.say(
+      `${label} at τ = ${tau.toPrecision(2)}: softly sorted ${[...soft].map(two).join(", ")}. Soft maximum ${two(maximum)}, maximum ${two(most)}.`,
+    );
+  }
+
+  function fillTable(P, soft) {
+    const ranks = softRank(s, tau);
+    const head = (text, scope) => el("th", { scope }, text);
+    table.replaceChildren(
+      el("caption", {}, "Row i says from which bars the i-th largest value is mixed."),
+      el("thead", {}, el("tr", {}, head("place", "col"), ...each((j) => head(`${LETTERS[j]} ${two(s[j])}`, "col")), head("mixture", "col"))),
+      el(
+        "tbody",
+        {},
+        ...P.map((row, i) => el("tr", {}, head(PLACES[i], "row"), ...[...row, soft[i]].map((p) => el("td", {}, two(p))))),
+        el("tr", {}, head("soft rank", "row"), ...[...ranks].map((rank) => el("td", {}, two(rank))), el("td")),
+      ),
+    );
+  }
+
+  function shuffled(list) {
+    const next = list.slice();
+    for (let j = next.length - 1; j > 0; j--) {
+      const other = Math.floor(Math.random() * (j + 1));
+      [next[j], next[other]] = [next[other], next[j]];
+    }
+    return next;
+  }
+
+  function stop() {
+    cancelAnimationFrame(frame);
+    frame = 0;
+    cool.textContent = "Cool down";
+  }
+
+  /** Call onpart with 0 ... 1 over some seconds, or with 1 at once for who wants no motion. */
+  function animate(seconds, onpart) {
+    stop();
+    let begin = null;
+    const tick = (time) => {
+      begin ??= time;
+      const part = prefersStill() ? 1 : Math.min((time - begin) / (1000 * seconds), 1);
+      frame = part < 1 ? requestAnimationFrame(tick) : 0;
+      onpart(part);
+      if (part === 1) stop();
+    };
+    frame = requestAnimationFrame(tick);
+  }
+
+  function glide(target) {
+    const from = s;
+    animate(0.6, (part) => {
+      const way = part * part * (3 - 2 * part);
+      s = part === 1 ? target : from.map((v, j) => v + way * (target[j] - v));
+      draw();
+    });
+  }
+
+  function anneal() {
+    const from = tau > 0.02 ? Math.log10(tau) : hot;
+    animate(6 * Math.max((from - cold) / (hot - cold), 0.3), (part) => {
+      tau = 10 ** (from + part * (cold - from));
+      heat.set(Math.log10(tau));
+      draw();
+    });
+    cool.textContent = "Pause";
+  }
+
+  function set(j, value) {
+    stop();
+    s = s.slice();
+    s[j] = Math.round(100 * Math.min(Math.max(value, 0), 1)) / 100;
+    draw();
+  }
+
+  columns.forEach((root, j) => {
+    let held = null;
+    const pointed = (event) => {
+      const box = picture.getBoundingClientRect();
+      set(j, (BASE - ((event.clientY - box.top) * picture.viewBox.baseVal.width) / box.width) / FULL);
+    };
+    root.addEventListener("pointerdown", (event) => {
+      if (event.button > 0) return;
+      event.preventDefault();
+      held = event.pointerId;
+      root.setPointerCapture(held);
+      root.focus({ preventScroll: true, focusVisible: false });
+      pointed(event);
+    });
+    root.addEventListener("pointermove", (event) => {
+      if (event.pointerId === held) pointed(event);
+    });
+    for (const end of ["pointerup", "pointercancel"]) {
+      root.addEventListener(end, () => {
+        held = null;
+      });
+    }
+    root.addEventListener("keydown", (event) => {
+      const steps = { ArrowUp: 0.01, ArrowRight: 0.01, ArrowDown: -0.01, ArrowLeft: -0.01, PageUp: 0.1, PageDown: -0.1, Home: -1, End: 1 };
+      const step = steps[event.key];
+      if (!step) return;
+      event.preventDefault();
+      set(j, s[j] + step);
+    });
+  });
+  draw();
+  return stop;
 }
 
 // --- where the demos live ----------------------------------------------------------------------------------

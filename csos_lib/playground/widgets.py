@@ -9,6 +9,7 @@ import torch
 import traitlets
 from torch import Tensor
 
+from csos_lib import _check
 from csos_lib.classifier import CSOS, PIXELS
 from csos_lib.playground.weights import load_weights, pack_weights
 
@@ -22,6 +23,7 @@ class _Demo(anywidget.AnyWidget):
     _css = FOLDER / "playground.css"
     demo = traitlets.Unicode().tag(sync=True)
     _about = ""
+    _data = ""  # what the page is told besides, as attributes of HTML
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,8 +41,8 @@ class _Demo(anywidget.AnyWidget):
         bundle = super()._repr_mimebundle_(**kwargs)
         data, metadata = bundle if bundle is not None else ({}, {})
         html = (
-            f'<div class="csos-demo" data-csos-demo="{self.demo}"><noscript>Here would be a demo: '
-            f"{self._about}. It needs JavaScript.</noscript></div>"
+            f'<div class="csos-demo" data-csos-demo="{self.demo}"{self._data}><p>A live demo: {self._about}. '
+            "It needs JavaScript and a kernel, or the published book.</p></div>"
         )
         return {**data, "text/html": html, "text/plain": repr(self)}, metadata
 
@@ -89,14 +91,37 @@ class DrawDigit(_Demo):
 
 
 class Triangle(_Demo):
-    """Three molecules on a triangle: drag the start, edit W, watch the trajectory."""
+    """Three molecules on a triangle: drag the start, edit W, watch the trajectory.
 
+    Args:
+        example: the table of reactions to begin with, one of `Triangle.EXAMPLES`.
+
+    Raises:
+        ValueError: example is not one of them.
+
+    Chapter 2, :eq:`eq-euler-step`; chapter 4, :eq:`eq-mirror-step`.
+
+    >>> Triangle("death")
+    <Triangle: three molecules on a triangle, with a flow that you set>
+    """
+
+    EXAMPLES = ("decay", "rock-paper-scissors", "autocatalysis", "death")
     demo = traitlets.Unicode("triangle").tag(sync=True)
+    preset = traitlets.Unicode().tag(sync=True)
     _about = "three molecules on a triangle, with a flow that you set"
+
+    def __init__(self, example: str = "rock-paper-scissors") -> None:
+        _check.choice("example", example, self.EXAMPLES)
+        super().__init__()
+        self.preset = example
+        self._data = f' data-preset="{example}"'
 
 
 class Sorting(_Demo):
-    """Sorting and the maximum, softly: drag the bars and turn the temperature."""
+    """Sorting and the maximum, softly: drag the bars and turn the temperature.
+
+    Chapter 18, :eq:`eq-softsort`; chapter 19, :eq:`eq-lse-bounds`.
+    """
 
     demo = traitlets.Unicode("sorting").tag(sync=True)
     _about = "bars to drag, sorted softly at a temperature that you set"
