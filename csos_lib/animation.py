@@ -1,10 +1,14 @@
-"""Three molecules on a triangle, moving without a kernel: one piece of HTML with its own slider."""
+"""What moves without a kernel: pieces of HTML with a play button and a slider through time.
+
+Nothing moves until the reader starts it, and the slider shows every moment at rest.
+"""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from string import Template
 
+import torch
 from torch import Tensor
 
 from csos_lib.plots import COLOURS
@@ -13,20 +17,19 @@ from csos_lib.simplex import barycentric
 _SIDE, _MARGIN = 360, 34
 _PAGE = Template("""<div id="$id"
  style="max-width:430px;background:#fff;color:#000;padding:8px;border-radius:6px">
-<svg viewBox="0 0 $width $height" role="img" aria-label="$alt" style="width:100%;height:auto">
-<polygon points="$triangle" fill="none" stroke="#000"/>$labels$tracks$dots</svg>
+$picture
 <div style="display:flex;gap:10px;align-items:center"><button type="button">Play</button>
 <input type="range" min="0" max="$last" value="0" style="flex:1" aria-label="step t">
 <output style="min-width:5em">step 0</output></div></div>
 <script>
 (() => {
-  const box = document.getElementById("$id"), tracks = $points;
+  const box = document.getElementById("$id"), $name = $data;
   const [button, slider, text] = ["button", "input", "output"].map((s) => box.querySelector(s));
-  const dots = [...box.querySelectorAll("circle")];
+  $prepare
   let timer = null;
   const draw = () => {
     const t = Number(slider.value);
-    dots.forEach((dot, b) => { [dot.cx.baseVal.value, dot.cy.baseVal.value] = tracks[b][t]; });
+    $show
     text.value = "step " + t;
   };
   const stop = () => { clearInterval(timer); timer = null; button.textContent = "Play"; };
@@ -40,6 +43,39 @@ _PAGE = Template("""<div id="$id"
   slider.oninput = () => { stop(); draw(); };
 })();
 </script>""")
+_TRIANGLE = Template(
+    """<svg viewBox="0 0 $width $height" role="img" aria-label="$alt" style="width:100%;height:auto">
+<polygon points="$triangle" fill="none" stroke="#000"/>$labels$tracks$dots</svg>"""
+)
+_SHOW_DOTS = "dots.forEach((dot, b) => { [dot.cx.baseVal.value, dot.cy.baseVal.value] = tracks[b][t]; });"
+_CELL, _COLUMNS = 24, 3
+_SIGNS = "0123456789?"
+_CELL_COLOURS = (*COLOURS, "#999999", "#882255", "#FFFFFF")
+_CELLS = Template("""const [wide, tall, cell, width, columns] = $sizes, colours = $colours, titles = $titles;
+  const pen = box.querySelector("canvas").getContext("2d");
+  const bright = (colour) => colour.match(/[0-9A-F]{2}/gi).reduce((sum, part) => sum + parseInt(part, 16), 0);
+  const write = (text, x, y, size) => {
+    pen.font = size + "px sans-serif";
+    pen.fillText(text, x, y);
+  };
+  [pen.textAlign, pen.textBaseline] = ["center", "middle"];
+  slider.value = slider.max;
+  queueMicrotask(() => draw());""")
+_SHOW_CELLS = """pen.clearRect(0, 0, pen.canvas.width, pen.canvas.height);
+    frames[t].forEach((votes, k) => {
+      const left = (k % columns) * wide, top = Math.floor(k / columns) * tall;
+      pen.fillStyle = "#000000";
+      write(titles[k], left + wide / 2, top + cell / 2, cell * 0.8);
+      [...votes].forEach((vote, c) => {
+        if (vote === ".") return;
+        const x = left + (c % width) * cell, y = top + (Math.floor(c / width) + 1) * cell;
+        const colour = colours["0123456789?".indexOf(vote)];
+        pen.fillStyle = colour;
+        pen.fillRect(x, y, cell - 1, cell - 1);
+        pen.fillStyle = bright(colour) > 370 ? "#000000" : "#FFFFFF";
+        write(vote, x + cell / 2, y + cell / 2, cell * 0.7);
+      });
+    });"""
 
 
 class TriangleAnimation:
@@ -81,12 +117,10 @@ class TriangleAnimation:
         corners = [place(p) for p in ((0, 0), (1, 0), (0.5, 3**0.5 / 2))]
         colours = [COLOURS[b % len(COLOURS)] for b in range(len(tracks))]
         texts = zip(corners, (20, 20, -10), self.labels, strict=True)
-        points = json.dumps(tracks, separators=(",", ":"))
-        return _PAGE.substitute(
-            id="csos-" + hashlib.sha256((points + self.alt).encode()).hexdigest()[:10],
+        picture = _TRIANGLE.substitute(
             width=_SIDE + 2 * _MARGIN,
             height=round(top + _MARGIN),
-            alt=self.alt.replace("&", "&amp;").replace('"', "&quot;"),
+            alt=_attribute(self.alt),
             triangle=" ".join(f"{x},{y}" for x, y in corners),
             labels="".join(
                 f'<text x="{x}" y="{round(y + dy, 1)}" text-anchor="middle">{label}</text>'
@@ -101,6 +135,79 @@ class TriangleAnimation:
                 f'<circle cx="{track[0][0]}" cy="{track[0][1]}" r="7" fill="{colour}"/>'
                 for track, colour in zip(tracks, colours, strict=True)
             ),
-            last=len(self.points) - 1,
-            points=points,
         )
+        return _play(
+            self.alt,
+            picture,
+            len(self.points) - 1,
+            name="tracks",
+            data=tracks,
+            prepare='const dots = [...box.querySelectorAll("circle")];',
+            show=_SHOW_DOTS,
+        )
+
+
+class CellsAnimation:
+    """What the cells of small grids say over time: a digit in each, on its colour, with a slider.
+
+    Displayed by Jupyter, Colab and the built page alike; it shows the last moment until the reader starts it.
+
+    Args:
+        votes: (T + 1, K, height, width) int64 for K pictures: 0..9, 10 for a cell that is undecided, -1 for
+            one that is left blank.
+        alt: a text that says what there is to see.
+        titles: one text a picture.
+
+    Raises:
+        ValueError: votes do not have that shape or range, or there are not K titles.
+
+    Chapter 11.
+    """
+
+    def __init__(self, votes: Tensor, alt: str, titles: Sequence[str]) -> None:
+        if votes.ndim != 4 or votes.dtype != torch.int64 or votes.shape[1] != len(titles):
+            expected = f"(T + 1, {len(titles)}, height, width) int64"
+            raise ValueError(f"votes must be {expected}, got {tuple(votes.shape)} {votes.dtype}")
+        if len(votes) < 2 or votes.min() < -1 or votes.max() >= len(_SIGNS):
+            raise ValueError(f"votes must be in -1..10 at two moments or more, got {len(votes)} moments")
+        self.votes, self.alt, self.titles = votes.detach().cpu(), alt, titles
+
+    def __repr__(self) -> str:
+        steps, count, height, width = self.votes.shape
+        return f"<{count} pictures of {height} x {width} cells in {steps - 1} steps>"
+
+    def _repr_html_(self) -> str:
+        _, count, height, width = self.votes.shape
+        columns = min(_COLUMNS, count)
+        wide, tall = _CELL * (width + 1), _CELL * (height + 2)
+        frames = [
+            ["".join("." if v < 0 else _SIGNS[v] for v in picture) for picture in moment]
+            for moment in self.votes.flatten(2).tolist()
+        ]
+        picture = (
+            f'<canvas width="{columns * wide}" height="{-(-count // columns) * tall}" role="img" '
+            f'aria-label="{_attribute(self.alt)}" style="width:100%;height:auto"></canvas>'
+        )
+        prepare = _CELLS.substitute(
+            sizes=json.dumps([wide, tall, _CELL, width, columns]),
+            colours=json.dumps(_CELL_COLOURS),
+            titles=json.dumps(self.titles),
+        )
+        return _play(self.alt, picture, len(frames) - 1, "frames", frames, prepare, _SHOW_CELLS)
+
+
+def _play(alt: str, picture: str, last: int, name: str, data: object, prepare: str, show: str) -> str:
+    points = json.dumps(data, separators=(",", ":"))
+    return _PAGE.substitute(
+        id="csos-" + hashlib.sha256((points + alt).encode()).hexdigest()[:10],
+        picture=picture,
+        last=last,
+        name=name,
+        data=points,
+        prepare=prepare,
+        show=show,
+    )
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;")
