@@ -87,6 +87,15 @@ def test_files_are_what_they_say(name: str) -> None:
     assert "digits of MNIST" in header["trained_on"]
 
 
+def test_the_page_states_the_accuracies() -> None:
+    page = (FOLDER.parent.parent / "book" / "playground.md").read_text(encoding="utf-8")
+    low, dense, memo_low, memo = (
+        f"{unpack_arrays((FOLDER / f'{name}.bin').read_bytes())[0]['accuracy']:.3f}"
+        for name in ("mirror-cp", "mirror-dense", "memo-cp", "memo")
+    )
+    assert f"| mirror | {low} | {dense} |\n| Euler (memo 1) | {memo_low} | {memo} |" in page
+
+
 def test_the_strip_shows_bundled_test_digits() -> None:
     header, arrays = unpack_arrays((FOLDER / "digits.bin").read_bytes())
     rows = header["rows"]
