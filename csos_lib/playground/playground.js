@@ -1848,7 +1848,8 @@ async function mountSorting(element) {
     s.forEach((value, j) => {
       bars[j].setAttribute("y", heightOf(value));
       bars[j].setAttribute("height", FULL * value);
-      values[j].setAttribute("y", heightOf(value) - 4);
+      values[j].setAttribute("y", heightOf(value) + (value > 0.15 ? 12 : -4));
+      values[j].classList.toggle("csos-sort-inside", value > 0.15);
       values[j].textContent = two(value);
       columns[j].setAttribute("aria-valuenow", two(value));
       columns[j].setAttribute("aria-valuetext", `${two(value)}, ${PLACES[order.indexOf(j)]} of ${BARS}`);
@@ -1857,7 +1858,7 @@ async function mountSorting(element) {
     softLine.setAttribute("y1", y);
     softLine.setAttribute("y2", y);
     softText.setAttribute("y", Math.min(y + 4, heightOf(most) - 8));
-    softText.textContent = `soft max ${two(maximum)}${heightOf(maximum) < 8 ? " ↑" : ""}`;
+    softText.textContent = `soft ${two(maximum)}${heightOf(maximum) < 8 ? " ↑" : ""}`;
     hardLine.setAttribute("y1", heightOf(most));
     hardLine.setAttribute("y2", heightOf(most));
     hardText.setAttribute("y", heightOf(most) + 5);
