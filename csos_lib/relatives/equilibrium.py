@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from csos_lib import _check
 from csos_lib.dynamics import Reaction, laid_out
 from csos_lib.quadratic import PackedQuadratic, pack
+from csos_lib.reactions import _Reaction
 from csos_lib.simplex import normalise
 
 
-class StochasticReaction(nn.Module):
+class StochasticReaction(_Reaction):
     """A reaction that only turns molecules into others: W >= 0, and every pair makes one unit, sum_k W = 1.
 
     So R maps the simplex into itself, with no cut and no normalising, and
@@ -36,8 +37,7 @@ class StochasticReaction(nn.Module):
     """
 
     def __init__(self, num_basis: int, scale: float = 1.0) -> None:
-        super().__init__()
-        self.num_basis = _check.integer("num_basis", num_basis, 1)
+        super().__init__(num_basis)
         _check.number("scale", scale, 0)
         self.logits = nn.Parameter(scale * torch.randn(num_basis, num_basis, num_basis))
 
@@ -45,22 +45,16 @@ class StochasticReaction(nn.Module):
         """W (N, N, N) as W[k, i, j]."""
         return self.logits.softmax(0)
 
-    def lay_out(self) -> Callable[[Tensor], Tensor]:
-        """This reaction as a function for many steps: the softmax is taken once."""
+    def _lay_out(self) -> Reaction:
         weight = pack(self.to_tensor())
-
-        def reaction(x: Tensor) -> Tensor:
-            _check.matrix("x", x, self.num_basis, weight.dtype)
-            return PackedQuadratic.apply(x, weight)
-
-        return reaction
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lay_out()(x)
+        return lambda x: PackedQuadratic.apply(x, weight)
 
 
 def fed(reaction: Reaction, feed: Tensor, alpha: float) -> Callable[[Tensor], Tensor]:
     """The map x -> (1 - alpha) feed + alpha R(x): a reactor into which the soup `feed` flows.
+
+    R(x) is cut at 0 and divided by its sum. For a stochastic W on the simplex that changes nothing, and yet
+    it is needed: past alpha = 1/2 an error in the sum would grow by the factor 2 alpha at each step.
 
     Args:
         reaction: maps (B, N) to the production R (B, N).
@@ -81,7 +75,7 @@ def fed(reaction: Reaction, feed: Tensor, alpha: float) -> Callable[[Tensor], Te
     _check.matrix("feed", feed)
     _check.number("alpha", alpha, 0, 1)
     reaction = laid_out(reaction)
-    return lambda x: (1 - alpha) * feed + alpha * reaction(x)
+    return lambda x: (1 - alpha) * feed + alpha * normalise(torch.relu(reaction(x)))
 
 
 class Solution(NamedTuple):
@@ -102,7 +96,7 @@ def anderson(
 
     A step is corrected by the combination of the last few steps that would cancel the residual step(x) - x as
     far as possible if the map were linear. A row stops, and stays as it is, once no entry of its residual is
-    above tol: it does not depend on the other rows.
+    above tol: it does not depend on the other rows, up to rounding.
 
     Args:
         step: maps (B, N) to (B, N), row by row.
@@ -234,6 +228,3 @@ class Equilibrium(nn.Module):
             settled = anderson(step, x, self.tol, self.max_steps, self.memory).x
         settled = attach_gradient(step, settled, self.tol, self.max_steps, self.memory)
         return normalise(torch.relu(settled))  # the solver may miss the simplex by a tolerance
-
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, tol={self.tol}, max_steps={self.max_steps}, memory={self.memory}"

@@ -1,6 +1,7 @@
-"""Continuous time: the flow that the memo's step follows when its steps become short and many."""
+"""Continuous time: the flows that the two named steps follow when steps become short and many."""
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,7 +46,9 @@ class Flow(nn.Module):
     is given.
 
     Args:
-        time: t, above 0; T steps of strength alpha take about the time alpha T.
+        time: t, above 0; T steps of strength alpha without decay take about the time alpha T.
+        kind: the step whose flow it is: "euler", for reactions that make no R(x)_k negative where x_k = 0,
+            or "mirror", for all.
         method: a solver of torchdiffeq: "dopri5" and others choose their own steps; "euler", "heun2", "rk4"
             and others take steps of a fixed size.
         rtol: relative tolerance of a step, above 0.
@@ -56,7 +59,8 @@ class Flow(nn.Module):
         ValueError: an argument is out of range, or x_0 is not (B, N) floating point.
         ImportError: torchdiffeq is not installed.
 
-    Source: Chen et al. (2018). Chapter 9, :eq:`eq-flow`.
+    Source: Chen et al. (2018); Taylor & Jonker (1978) for the mirror kind, with N R(x) for payoffs. Chapter
+    9, :eq:`eq-flow`, :eq:`eq-mirror-flow`.
 
     >>> x = torch.tensor([[0.5, 0.5]])  # the first molecule makes itself: logistic growth
     >>> x_t = Flow(time=2.0)(x, lambda x: x * torch.tensor([1.0, 0.0]))
@@ -67,36 +71,39 @@ class Flow(nn.Module):
     def __init__(
         self,
         time: float = 1.0,
+        kind: str = "euler",
         method: str = "dopri5",
         rtol: float = 1e-4,
         atol: float = 1e-6,
         step_size: float | None = None,
     ) -> None:
         super().__init__()
+        _check.choice("kind", kind, ("euler", "mirror"))
         for name, value in (("time", time), ("rtol", rtol), ("atol", atol)):
             _check.number(name, value, 0, above=True)
         if step_size is not None:
             _check.number("step_size", step_size, 0, time, above=True)
         self.time, self.rtol, self.atol, self.step_size = time, rtol, atol, step_size
-        self.method = method
+        self.kind, self.method = kind, method
         _import_torchdiffeq()
 
     def forward(self, x: Tensor, reaction: Reaction) -> Tensor:
         _check.matrix("x", x)
         reaction = laid_out(reaction)
-        times = torch.tensor([0.0, self.time], dtype=x.dtype, device=x.device)
+        if self.kind == "euler":
+            # The flow stays on the simplex; its solver may miss it by a tolerance.
+            return normalise(torch.relu(self._solve(lambda t, x: flow_field(x, reaction), x)))
+        # In logarithms, where no solver can step over zero.
+        log_x = x.clamp_min(torch.finfo(x.dtype).tiny).log()
+        return self._solve(lambda t, log_x: x.shape[1] * reaction(log_x.softmax(1)), log_x).softmax(1)
+
+    def _solve(self, field: Callable[[Tensor, Tensor], Tensor], state: Tensor) -> Tensor:
+        times = torch.tensor([0.0, self.time], dtype=state.dtype, device=state.device)
         options = None if self.step_size is None else {"step_size": self.step_size}
         path = _import_torchdiffeq().odeint(
-            lambda t, x: flow_field(x, reaction),
-            x,
-            times,
-            rtol=self.rtol,
-            atol=self.atol,
-            method=self.method,
-            options=options,
+            field, state, times, rtol=self.rtol, atol=self.atol, method=self.method, options=options
         )
-        # The flow stays on the simplex; its solver may miss it by a tolerance.
-        return normalise(torch.relu(path[-1]))
+        return path[-1]
 
 
 def _import_torchdiffeq() -> Any:
