@@ -78,7 +78,8 @@ def test_the_widget_in_a_live_notebook(browser: Any, lab: str) -> None:  # noqa:
     page.wait_for_function("document.querySelector('.csos-status').textContent.startsWith('Read as 1')")
     page.wait_for_timeout(500)  # the drawing is sent when it has rested for a moment
     run(1)
-    outputs[1].get_by_text(re.compile("answer 1 ink [3-9][0-9]")).wait_for()
+    outputs[1].get_by_text("answer").wait_for()
+    assert re.fullmatch(r"answer 1 ink [3-9]\d", outputs[1].inner_text().strip())
     run(2)
     outputs[2].get_by_text("pushed 16").wait_for()
     page.wait_for_function("document.querySelectorAll('.csos-molecule').length === 16")

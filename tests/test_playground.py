@@ -213,7 +213,7 @@ def test_the_kernel_sees_the_drawing_and_pushes_a_model() -> None:
     widget = DrawDigit()
     assert widget.image.shape == (28, 28)
     assert widget.image.sum() == 0
-    widget.pixels = DATA.test_images[0].numpy().tobytes()
+    widget.set_state({"pixels": memoryview(DATA.test_images[0].numpy().tobytes())})  # as it comes
     assert torch.equal(widget.image.flatten(), DATA.test_images[0])
     mine = csos_lib.CSOS(num_basis=16, reaction="cp", rank=4)
     widget.model = mine

@@ -66,7 +66,10 @@ class DrawDigit(_Demo):
     """
 
     demo = traitlets.Unicode("digit").tag(sync=True)
-    pixels = traitlets.Bytes(bytes(4 * PIXELS)).tag(sync=True)
+    pixels = traitlets.Bytes(bytes(4 * PIXELS)).tag(
+        sync=True,
+        from_json=lambda value, widget: bytes(value),  # buffers arrive as memoryviews
+    )
     weights = traitlets.Bytes(b"").tag(sync=True)
     _about = "a digit drawn here is read by a trained reaction, step by step"
 
