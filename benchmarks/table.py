@@ -12,14 +12,18 @@ import csos_lib
 RESULTS = Path(csos_lib.__file__).parent / "results"
 
 
-def write_table(name: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_table(
+    name: str, columns: Sequence[str], rows: Iterable[Sequence[object]], machine: str = ""
+) -> None:
     """Write csos_lib/results/NAME.csv, the result of benchmarks/NAME.py run on one thread.
 
+    Timings name the machine.
     Floats get six digits; all else is written as it is.
     """
     with (RESULTS / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         print(f"# python benchmarks/{name}.py", file=file)
-        print(f"# torch {torch.__version__}, Python {platform.python_version()}, one thread", file=file)
+        versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+        print(f"# {', '.join(filter(None, (versions, machine, 'one thread')))}", file=file)
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([[f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows])

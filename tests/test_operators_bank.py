@@ -8,23 +8,32 @@ from typing import Any
 import pytest
 import torch
 from conftest import check_on_fake_cuda
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from csos_lib.operators import (
     Bank,
     Expression,
+    Mixture,
     cos,
+    diffuse,
     gate,
     h,
+    mini_library,
+    mix,
     phase,
     points,
     rational,
     rms,
+    sample_programs,
     sin,
     squared_distance,
+    tanh,
     weight,
 )
+from csos_lib.operators.expressions import distinct
 
 OPERATORS = [
     *(wave(phase(h, 8, s)) for s in (0.1, 2.0) for wave in (sin, cos)),
@@ -166,3 +175,119 @@ def test_runs_on_a_fake_device() -> None:
 def test_draws() -> None:
     ax = Bank(OPERATORS).draw()
     assert len(ax.texts) == len(Bank(OPERATORS).nodes) + sum(len(n.inputs) for n in Bank(OPERATORS).nodes)
+
+
+def test_what_is_shared_is_counted() -> None:
+    z = h @ weight(8)
+    assert Bank([sin(z)]).cost() == (1, 5, 5, 1, 1)  # h, W0, z, sin, rms
+    assert Bank([sin(z), cos(z), sin(h @ weight(8))]).cost() == (3, 15, 7, 3, 1)
+    assert Bank([gate(z, z)], normalised=False).cost() == (1, 7, 4, 2, 1)
+    assert Bank([gate(z, h @ weight(8, 1))], normalised=False).cost() == (1, 7, 6, 2, 2)
+    assert Bank([sin(z)] * 4).cost() == (4, 20, 5, 4, 1)
+    waves = [wave(phase(h, 8, 1.01**k)) for k in range(128) for wave in (sin, cos)]
+    # as written: h, W, product, b, sum, wave, norm; once: h, W, product, b, 128 sums, 256 waves, 256 norms
+    assert Bank(waves).cost() == (256, 256 * 7, 4 + 128 + 512, 256, 1)
+    f = h
+    for _ in range(200):  # written 2^201 times; counted without writing it
+        f = f + f
+    assert Bank([f], normalised=False).cost() == (1, 2**201 - 1, 201, 0, 0)
+
+
+PROGRAMS = [*sample_programs(40, 12, seed=5), *mini_library(12).doubled().expressions]
+
+
+@given(st.lists(st.sampled_from(range(len(PROGRAMS))), min_size=1, max_size=12))
+@settings(max_examples=25)
+def test_any_bank_equals_its_operators_one_by_one(chosen: list[int]) -> None:
+    operators = [PROGRAMS[k] for k in chosen]
+    bank, x = Bank(operators), torch.randn(4, 12)
+    with torch.no_grad():
+        answers = bank(x)
+        for answer, f in zip(answers, operators, strict=True):
+            torch.testing.assert_close(answer, Bank([f])(x)[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(bank(x), answers, rtol=0, atol=0)  # written in place or stacked
+    assert bank.cost().nodes == len(set().union(*(distinct([f]) for f in bank.expressions)))
+    assert bank.cost().products <= bank.cost().products_written
+
+
+@given(st.lists(st.sampled_from(range(len(PROGRAMS))), min_size=1, max_size=8), st.booleans())
+@settings(max_examples=15)
+def test_a_streamed_mixture_equals_the_plain_one(chosen: list[int], per_row: bool) -> None:
+    bank = Bank([PROGRAMS[k] for k in chosen], learnable=True).double()
+    x = torch.randn(4, 12, dtype=torch.float64, requires_grad=True)
+    shape = (4, len(bank)) if per_row else (len(bank),)
+    weights = torch.rand(shape, dtype=torch.float64, requires_grad=True)
+    leaves = [x, weights, *bank.parameters()]
+    streamed = mix(bank, x, weights)
+    plain = torch.einsum("bk,kbd->bd", weights.expand(4, -1), bank(x))
+    torch.testing.assert_close(streamed, plain)
+    direction = torch.randn_like(x)
+    expected = torch.autograd.grad(plain, leaves, direction, allow_unused=True)
+    actual = torch.autograd.grad(streamed, leaves, direction, allow_unused=True)
+    for a, b in zip(actual, expected, strict=True):
+        assert a is not None
+        assert b is not None
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+def test_norms_that_others_read_are_written_down() -> None:
+    inner = rms(sin(h))
+    bank, x = Bank([inner, rms(cos(inner)), inner, sin(inner)], normalised=False), torch.randn(3, 4)
+    normed = torch.nn.functional.rms_norm(torch.sin(x), (4,), eps=1e-6)
+    expected = [normed, torch.nn.functional.rms_norm(normed.cos(), (4,), eps=1e-6), normed, normed.sin()]
+    torch.testing.assert_close(bank(x), torch.stack(expected))
+    weights = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    torch.testing.assert_close(mix(bank, x, weights), torch.einsum("k,kbd->bd", weights, bank(x)))
+
+
+def most_bytes(call: Any) -> int:
+    """The most bytes in tensors that were made by a call and alive at once; views are left out."""
+    made: list[tuple[weakref.ref[Tensor], int]] = []
+    most = 0
+
+    class Bytes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal most, made
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor) and not result._is_view():
+                made.append((weakref.ref(result), result.nbytes))
+            made = [(tensor, size) for tensor, size in made if tensor() is not None]
+            most = max(most, sum(size for _, size in made))
+            return result
+
+    with torch.no_grad(), Bytes():
+        call()
+    return most
+
+
+def test_the_memory_of_a_mixture_does_not_grow_with_the_bank() -> None:
+    x, bank = torch.randn(16, 12), mini_library(12)
+    small = most_bytes(lambda: Mixture(bank)(x))
+    for _ in range(3):
+        bank = bank.doubled()
+    large = most_bytes(lambda: Mixture(bank)(x))
+    assert len(bank) == 256
+    assert large < 2.5 * small  # soft sorts hold a few tables more
+    assert most_bytes(lambda: bank(x)) > 256 * x.nbytes > 5 * large
+    again = bank.doubled()
+    assert most_bytes(lambda: Mixture(again)(x)) < 1.1 * large
+
+
+def test_names_say_what_an_operator_is() -> None:
+    z = h @ weight(8)
+    bank = Bank([sin(z), h + 0.5 * sin(z), diffuse(h, 0.1), rms(h) ** 3, h @ weight(8), tanh(z)])
+    assert bank.names == ["sin", "spectral 0.5", "diffusion 0.1", "power 3", "matmul", "tanh"]
+
+
+def test_vmap_over_rows_and_over_parameters() -> None:
+    bank, x = Bank(OPERATORS), torch.randn(3, 5, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.vmap(bank)(x)[1], bank(x[1]))
+        learnable = Bank([sin(phase(h, 8, 1.0))], learnable=True)
+        numbers = torch.linspace(-1, 1, 4).unsqueeze(1)
+
+        def answer(log_parameters: Tensor) -> Any:
+            return torch.func.functional_call(learnable, {"log_parameters": log_parameters}, (x[0],))
+
+        expected = [Bank([sin(phase(h, 8, float(s.exp())))])(x[0]) for s in numbers]
+        torch.testing.assert_close(torch.vmap(answer)(numbers), torch.stack(expected), rtol=1e-4, atol=1e-4)

@@ -68,7 +68,7 @@ class Bank(nn.Module):
     Raises:
         ValueError: there is no expression, one does not use `h`, their dimensions differ, or h is not (B, d).
 
-    Source: memo 2, section 3; hash-consing, Ershov (1958). Chapters 13 and 21.
+    Source: memo 2, section 3; hash-consing, Ershov (1958). Chapter 13; chapter 21, :eq:`eq-written`.
 
     >>> from csos_lib.operators import cos, sin, weight
     >>> z = h @ weight(dim=4)

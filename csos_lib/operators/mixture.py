@@ -24,7 +24,7 @@ def mix(bank: Bank, h: Tensor, weights: Tensor) -> Tensor:
     Raises:
         ValueError: weights is not (K,) or (B, K).
 
-    Source: memo 2, section 0. Chapter 13, :eq:`eq-mixture`, and chapter 22.
+    Source: memo 2, section 0. Chapter 13, :eq:`eq-mixture`; chapter 21, :eq:`eq-stream`; chapter 22.
     """
     _check.floating("weights", weights)
     if weights.shape not in ((len(bank),), (h.shape[0], len(bank))):

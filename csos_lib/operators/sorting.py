@@ -67,8 +67,10 @@ def softsorted(ordered: Tensor, tau: float | Tensor) -> Tensor:
     left, right, stride = own, own, 1
     while stride < ordered.shape[-1]:
         factor = ((ordered[..., stride:] - ordered[..., :-stride]) / tau).exp()
-        left = torch.cat([left[..., :stride], left[..., stride:] + factor * left[..., :-stride]], -1)
-        right = torch.cat([right[..., :-stride] + factor * right[..., stride:], right[..., -stride:]], -1)
+        further = torch.addcmul(left[..., stride:], factor, left[..., :-stride])
+        left = torch.cat([left[..., :stride], further], -1)
+        further = torch.addcmul(right[..., :-stride], factor, right[..., stride:])
+        right = torch.cat([further, right[..., -stride:]], -1)
         stride *= 2
     weights, values = left + right - own
     return values / weights
