@@ -86,7 +86,7 @@ def test_reaction_diffusion_is_scipys_up_to_the_order_of_euler() -> None:
 
 
 def test_patterns_grow_as_turing_says() -> None:
-    cells, diffusion, step = 16, (0.05, 1.0), 1e-3
+    cells, diffusion, step = 16, (0.05, 1.0), 2e-3
     steady = torch.tensor([[2.0, 2.0]], dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda c: BRUSSELATOR(c[None])[0], steady[0])
     waves = torch.arange(cells, dtype=torch.float64)
@@ -101,9 +101,9 @@ def test_patterns_grow_as_turing_says() -> None:
     x = steady[..., None] + 1e-7 * shape
     sizes = []
     for _ in range(3):
-        x = reaction_diffusion(BRUSSELATOR, x, diffusion, None, 3000, step)
+        x = reaction_diffusion(BRUSSELATOR, x, diffusion, None, 1000, step)
         sizes.append((x[0, 0] - 2).norm())
-    assert abs((sizes[2] / sizes[1]).log() / 3 - rates[wave]) < 0.02 * rates[wave]
+    assert abs((sizes[2] / sizes[1]).log() / 2 - rates[wave]) < 0.02 * rates[wave]
 
 
 def test_growth_rates_without_diffusion_are_those_of_the_reaction() -> None:
