@@ -1485,7 +1485,7 @@ async function mountTriangle(element, { model }) {
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "pair"), ...three((k) => el("th", { scope: "col" }, "makes ", el("span", { class: `csos-tri-chip csos-tri-${k}` }), String(k))))),
     el("tbody", {}, ...SOUP_PAIRS.map((pair, p) => el("tr", {}, el("th", { scope: "row" }, pair.join(" + ")), ...three((k) => el("td", {}, inputs[6 * k + p]))))),
   );
-  const code = el("pre", { tabindex: 0, role: "region", "aria-label": "The same run in Python" });
+  const code = el("pre", { tabindex: 0, role: "group", "aria-label": "The same run in Python" });
   element.replaceChildren(
     el(
       "div",
@@ -1804,7 +1804,7 @@ async function mountSorting(element) {
     gauge,
   );
   const table = el("table", { class: "csos-sort-table" });
-  const details = el("details", { class: "csos-more", ontoggle: () => draw() }, el("summary", {}, "The numbers as a table"), el("div", { class: "csos-sort-scroll", tabindex: 0, role: "region", "aria-label": "The numbers as a table" }, table));
+  const details = el("details", { class: "csos-more", ontoggle: () => draw() }, el("summary", {}, "The numbers as a table"), el("div", { class: "csos-sort-scroll", tabindex: 0, role: "group", "aria-label": "The numbers as a table" }, table));
   element.replaceChildren(
     el(
       "div",
