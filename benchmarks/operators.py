@@ -1,6 +1,6 @@
 """How fast a bank of operators is at (B, d) = (256, 256): forward, and forward and backward.
 
-    python benchmarks/operators.py                                   everything, about ten minutes
+    python benchmarks/operators.py                                   everything, about fifteen minutes
     python benchmarks/operators.py --banks library --counts 32 64    these rows again, the others stay
 
 Writes csos_lib/results/operators.csv. Banks: "library" is the mini library, doubled; "programs" are random
@@ -13,7 +13,7 @@ bank:       their graph, which writes (K, B, d).
 mixture:    their weighted sum, streamed; it is held against `one by one` without any sum.
 stacked:    the answers of the graph without their norms, stacked, then one norm over all of them.
 vmap:       operators that differ in numbers only are one call of torch.vmap over these numbers.
-compiled:   torch.compile of the bank (K = 32 only: compiling takes longer than all the rest of this table).
+compiled:   torch.compile of the bank, K = 32 only.
 floor:      one pass that writes K x B x d numbers to fresh memory.
 
 peak_megabytes: how far one forward pass without gradients raises the resident memory (Linux).

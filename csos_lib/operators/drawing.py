@@ -63,7 +63,8 @@ def draw(expressions: Sequence[Expression], ax: Axes | None = None) -> Axes:
             "facecolor": COLOURS[node.primitive.family],
             "edgecolor": "black" if node in expressions else "none",
         }
-        label = node.format(*["·"] * len(node.inputs)).replace("(·)", "")
+        label = node.format(*["·"] * len(node.inputs))
+        label = node.name if label == f"{node.name}(·)" else label.replace("(·)", "·")
         ax.text(
             depth[node],
             height[node],
