@@ -1357,6 +1357,11 @@ function production(rates, k) {
   return `R${SUBSCRIPTS[k]} = ${text || "0"}`;
 }
 
+/** A finger drags this part of a picture and does not scroll the page: touch-action does not reach into SVG. */
+function holdTouch(part) {
+  part.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
+}
+
 async function mountTriangle(element, { model }) {
   let rates = new Float64Array(18);
   let start = [1, 1, 1];
@@ -1637,6 +1642,7 @@ async function mountTriangle(element, { model }) {
     move([(event.clientX - frame.left) * unit, (event.clientY - frame.top) * unit]);
   };
   let pointer = null;
+  holdTouch(handle);
   picture.addEventListener("pointerdown", (event) => {
     // A finger beside the handle scrolls the page; a tap there is a click.
     if (event.button > 0 || (event.pointerType === "touch" && !handle.contains(event.target))) return;
@@ -1967,6 +1973,7 @@ async function mountSorting(element) {
 
   columns.forEach((root, j) => {
     let held = null;
+    holdTouch(root);
     const pointed = (event) => {
       const box = picture.getBoundingClientRect();
       set(j, (BASE - ((event.clientY - box.top) * picture.viewBox.baseVal.width) / box.width) / FULL);
