@@ -12,8 +12,7 @@ rms(edges(rms(cos(0.104 * rms(gelu(rms(h + derivative(h))))))))
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate, islice
-from itertools import count as count_up
+from itertools import accumulate, count, islice
 from typing import TypeVar
 
 import torch
@@ -134,9 +133,8 @@ class Judge:
         self.alike = alike
         generator = torch.Generator("cpu").manual_seed(0)
         shape = max(8, min(64, 2048 // dim)), dim
-        self.rows, self.direction = (
-            torch.randn(shape, dtype=torch.float64, device="cpu", generator=generator) for _ in range(2)
-        )
+        numbers = torch.randn(2, *shape, dtype=torch.float64, device="cpu", generator=generator)
+        self.rows, self.direction = numbers.unbind()
         self.answers, self.count = self.rows.new_zeros(1, self.rows.numel()), 0
 
     @torch.inference_mode(False)
@@ -228,14 +226,14 @@ def draw_programs(
 
     def draws() -> Iterator[tuple[Expression, list[str]]]:
         judge = Judge(dim, alike)
-        for place in count_up():
+        for place in count():
             dice, faults = Dice(f"program {place} of seed {seed}", dim, seed, grid), list[str]()
             while fault := judge.fault(program := draw(dice)):
                 faults.append(fault)
                 if len(faults) == TRIES:
+                    settings = f"for dim {dim} and depths {tuple(depths)}"
                     raise ValueError(
-                        f"count must be at most {place} for dim {dim}, depths {tuple(depths)} and these "
-                        f"families, got more: {TRIES} draws gave nothing new"
+                        f"count must be at most {place} {settings}: {TRIES} draws gave nothing new"
                     )
             yield program, faults
 
