@@ -203,7 +203,7 @@ class Bank(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """K short names, all different: what the operator ends in, and the numbers in it.
+        """K short names, all different, of what an operator ends in and the numbers in it.
 
         That is the primitive under the norm or, where that is arithmetic, the family of what it acts on.
         """

@@ -62,7 +62,7 @@ class Network:
 
     @property
     def stoichiometry(self) -> Tensor:
-        """What each reaction changes, (S, R) int64: products less reactants."""
+        """What each reaction changes, products less reactants, (S, R) int64."""
         return (self.products - self.reactants).T
 
     def __str__(self) -> str:
