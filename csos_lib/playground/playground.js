@@ -24,13 +24,14 @@ const TINY = Math.sqrt(2 ** -1022); // below this the mirror step takes a concen
 export const PIXELS = 784;
 export const CLASSES = 10;
 
+const POWERS = Float64Array.from({ length: 32 }, (_, exponent) => 2 ** (exponent - 25)); // table: 60,000 at once
+
 /** The number whose IEEE half-precision bits these are. */
 function fromHalf(bits) {
-  const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
   const fraction = bits & 1023;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+  const size = exponent === 0 ? fraction * POWERS[1] : (1024 + fraction) * POWERS[exponent];
+  return bits & 0x8000 ? -size : size;
 }
 
 /**
@@ -998,6 +999,7 @@ async function mountDigit(element, { load, model: kernel }) {
   let states = null;
   let fired = [];
   let drawTimer = 0;
+  let settled = false; // the coefficients of single reactions take longer than all else, so they come a moment later
   const settings = { steps: 5, decay: 0.1, alpha: 0.3, dynamics: "mirror", out: new Set() };
   let reaction = "cp";
   let bars = null;
@@ -1184,7 +1186,8 @@ async function mountDigit(element, { load, model: kernel }) {
     big.textContent = answer ?? "?";
     sure.textContent = answer === null ? "no answer" : percent(Math.exp(logP[answer]));
     const step = moving ? t : t - 1;
-    bars.fire(step < 0 ? NONE : reactions(step), fraction);
+    bars.fire(step < 0 || !settled ? NONE : reactions(step), fraction);
+    if (!settled) return;
     if (list.dataset.step !== `${step}` || !moving) tell(step);
   }
 
@@ -1310,8 +1313,13 @@ async function mountDigit(element, { load, model: kernel }) {
     seen.disconnect();
     if (choices[start].getAttribute("aria-pressed") === "true") compute("play"); // once, and briefly
   }, { threshold: 0.6 });
-  if (!prefersStill()) seen.observe(stage);
+  const settle = setTimeout(() => {
+    settled = true;
+    show(settings.steps, 0);
+    if (!prefersStill()) seen.observe(stage);
+  }, 60);
   return () => {
+    clearTimeout(settle);
     play.stop();
     observer.disconnect();
     seen.disconnect();
