@@ -64,6 +64,7 @@ def only_if_both_are_first(x: Tensor) -> Tensor:
     return torch.stack([x[:, 0] ** 2, 1 - x[:, 0] ** 2], 1)
 
 
+@settings(max_examples=10)
 @given(alpha=st.floats(0.55, 0.95))
 def test_one_half_is_sharp(alpha):
     """Fed with molecule 0 alone, x_0 = alpha x_0^2 + 1 - alpha has the roots 1 and (1 - alpha) / alpha."""
@@ -77,6 +78,7 @@ def test_one_half_is_sharp(alpha):
     torch.testing.assert_close(iterate(step, near, 500)[0, 0].item(), other, rtol=0, atol=1e-6)
 
 
+@settings(max_examples=10)
 @given(n=sizes, alpha=contracting)
 def test_the_solvers_find_the_fixed_point(n, alpha):
     feed, reaction = concentrations(3, n), stochastic(n)
@@ -131,7 +133,7 @@ def test_a_row_that_has_settled_does_not_move_and_does_not_depend_on_the_others(
         torch.testing.assert_close(alone.x[0], together.x[row], rtol=0, atol=1e-6)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(n=sizes, alpha=st.floats(0.05, 0.3))
 def test_gradient_equals_the_unrolled_one_and_the_dense_solve(n, alpha):
     feed, reaction = concentrations(3, n).requires_grad_(), stochastic(n)

@@ -46,7 +46,7 @@ def test_the_field_against_its_formula_and_along_the_simplex(n):
     torch.testing.assert_close(field.sum(1), torch.zeros(3, dtype=torch.float64))
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(n=sizes, time=st.floats(0.1, 3))
 def test_against_scipy(n, time):
     x, reaction = concentrations(1, n), reaction_of(n)
@@ -60,6 +60,7 @@ def test_against_scipy(n, time):
     torch.testing.assert_close(precise(time)(x, reaction)[0], torch.tensor(oracle), rtol=0, atol=1e-7)
 
 
+@settings(max_examples=15)
 @given(time=st.floats(0.1, 5), start=st.floats(0.01, 0.99))
 def test_logistic_growth(time, start):
     """A molecule that everybody makes copies of: x' = x (1 - x)."""
@@ -69,7 +70,7 @@ def test_logistic_growth(time, start):
     torch.testing.assert_close(grown[0, 0], odds / (1 + odds), rtol=0, atol=1e-7)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(n=sizes, kind=st.sampled_from(["euler", "mirror"]))
 def test_stays_on_the_simplex(n, kind):
     x, reaction = concentrations(3, n), reaction_of(n, positive=kind == "euler")
