@@ -6,7 +6,7 @@
     python benchmarks/scoreboard.py --dataset mnist            all of MNIST, where it is on disk
     python benchmarks/scoreboard.py --tune --dataset ...       each kind's learning rate, on held-out images
     python benchmarks/scoreboard.py --speed                    what an answer costs, in units of a network
-    python benchmarks/scoreboard.py ... --dask tcp://HOST:8786  on a cluster instead of local processes
+    python benchmarks/scoreboard.py ... --dask ADDRESS         on a Dask cluster (written, not yet tried)
 
 One recipe for every model, that of full_scale.py: Adam, batches of 128, 10 epochs, the learning rate falling
 from its peak to 0 along a half cosine. The peak is the best of five for each kind of model, found with one
@@ -159,9 +159,12 @@ SEEDS: dict[str, dict[str, int]] = {
     "fashion_10k": {"operators 32": 3, "mirror cp 64": 3, UNIT: 3} | SLOW,
     "mnist": FULL,
 }
-"""How many seeds of each model the table holds."""
-NOT_RUN_HERE = ("mnist",)
-"""Declared, but not in the table: it was not on disk."""
+"""How many seeds of each model the whole table has."""
+HERE: dict[str, dict[str, int]] = {
+    "mnist5k": dict.fromkeys(("net reaction", "net gate", "net constant"), 3),
+    "fashion_mnist": dict.fromkeys(full_scale.MODELS, 3),
+}
+"""How many of them the committed table has so far; the commands above run the others."""
 TUNING_SEEDS = {"mnist5k": 1, "fashion_mnist": 2}
 FITTED = {"mnist5k": 3_000, "fashion_mnist": 12_000}
 """How many images a learning rate is tuned on."""
@@ -169,9 +172,9 @@ FITTED = {"mnist5k": 3_000, "fashion_mnist": 12_000}
 Run = tuple[str, str, int]
 
 
-def declared(dataset: str) -> list[Run]:
-    """Every (model, dataset, seed) that the table is to hold."""
-    seeds = SEEDS[dataset]
+def declared(dataset: str, table: dict[str, dict[str, int]] = SEEDS) -> list[Run]:
+    """Every (model, dataset, seed) that a table is to hold."""
+    seeds = table[dataset]
     return [
         (name, dataset, seed) for seed in range(max(seeds.values())) for name in seeds if seed < seeds[name]
     ]
@@ -319,8 +322,10 @@ def done(dataset: str) -> set[Run]:
 
 def peak(name: str, dataset: str) -> float:
     """The learning rate that did best for this kind of model: on Fashion images if it was tried on them."""
-    measured = [r for r in rows(TUNING) if r["kind"] == kind(name)]
     families = ("fashion_mnist", "mnist5k") if dataset != "mnist5k" else ("mnist5k",)
+    measured = [r for r in rows(TUNING) if r["kind"] == kind(name) and r["dataset"] in families]
+    if not measured:
+        raise ValueError(f"the kind {kind(name)!r} has no learning rate yet: run scoreboard.py --tune first")
     family = next(f for f in families if any(r["dataset"] == f for r in measured))
     accuracies: dict[str, list[float]] = {}
     for row in measured:
