@@ -32,7 +32,7 @@ class ReactionMixture(nn.Module):
     Raises:
         ValueError: an argument is out of range, or h is not (B, d).
 
-    Source: memos 1 and 2; Jacobs et al. (1991), eq. 1, for the gate. Chapter 22.
+    Source: memos 1 and 2; Jacobs et al. (1991), eq. 1, for the gate. Chapter 22, :eq:`eq-reaction-mixture`.
 
     >>> from csos_lib.operators import mini_library
     >>> mixture = ReactionMixture(mini_library(dim=8))
