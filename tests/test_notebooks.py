@@ -75,6 +75,17 @@ def test_figures_have_alternative_text_and_a_caption(path: Path) -> None:
             assert about["figure"]["name"].startswith("fig-"), cell.source
 
 
+def test_every_figure_has_a_name_of_its_own() -> None:
+    names = [
+        cell.metadata.mystnb.figure.name
+        for path in CHAPTERS
+        for cell in read(path).cells
+        if "figure" in cell.metadata.get("mystnb", {})
+    ]
+    assert len(names) > 100
+    assert sorted(names) == sorted(set(names))
+
+
 @chapter
 def test_the_prose_is_asserted(path: Path) -> None:
     hidden = [c for c in read(path).cells if "remove-cell" in tags(c) and "assert " in c.source]
