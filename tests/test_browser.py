@@ -108,8 +108,8 @@ def test_page(site: str, browser: Any, name: str) -> None:
                 path=SHOTS / f"{stem}-{width}-{scheme}.jpg", full_page=True, type="jpeg", quality=70
             )
             assert overflow <= 1, f"{scheme}, {width} px: the page is {overflow} px wider than the window"
-            # The theme makes wide code focusable when it loads, and we loaded at 1280. A chapter without a demo
-            # or an animation has only the theme's colours, which the pages in book/ have too.
+            # The theme makes wide code focusable as it loads, and we loaded at 1280. A chapter without demo
+            # or animation has only the theme's colours, which the pages in book/ have too.
             own_colours = page.locator("article .csos-demo, article [id^=csos-]").count() > 0
             if width == 360 or (scheme == "dark" and name.startswith("notebooks/") and not own_colours):
                 continue
