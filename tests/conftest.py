@@ -9,6 +9,8 @@ from hypothesis import settings
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from csos_lib.reactions import DenseReaction
+
 torch.set_num_threads(1)
 settings.register_profile("csos", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("csos")
@@ -45,3 +47,23 @@ def check_on_fake_cuda(build: Callable[[], nn.Module], shape: tuple[int, ...], d
         for name, parameter in module.named_parameters():
             assert parameter.device.type == "cuda", name
             assert parameter.dtype == dtype, name
+
+
+def concentrations(batch: int, n: int) -> Tensor:
+    """Rows (batch, n) on the simplex, float64, some far from its middle."""
+    return torch.softmax(2 * torch.randn(batch, n, dtype=torch.float64), 1)
+
+
+def react(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """R(x) from W (N, N, N), by its definition."""
+    return lambda x: torch.einsum("bi,bj,kij->bk", x, x, weight)
+
+
+def dense_reaction(n: int, positive: bool = True) -> DenseReaction:
+    """A dense reaction with W of standard deviation 1, float64, or its absolute values."""
+    reaction = DenseReaction(n).double()
+    nn.init.normal_(reaction.weight)
+    if positive:
+        with torch.no_grad():
+            reaction.weight.abs_()
+    return reaction

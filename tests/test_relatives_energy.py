@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import check_on_fake_cuda
+from conftest import check_on_fake_cuda, concentrations, react
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -25,14 +25,6 @@ from csos_lib.relatives.games import GameReaction
 
 sizes = st.integers(2, 7)
 strengths = st.floats(0.05, 1)
-
-
-def shares(batch: int, n: int) -> Tensor:
-    return torch.softmax(2 * torch.randn(batch, n, dtype=torch.float64), 1)
-
-
-def react(weight: Tensor):
-    return lambda x: torch.einsum("bi,bj,kij->bk", x, x, weight)
 
 
 def symmetric(n: int) -> Tensor:
@@ -55,7 +47,7 @@ def test_symmetrise_fully_is_the_projection(n):
 
 @given(n=sizes)
 def test_the_reaction_against_a_triple_loop(n):
-    reaction, x = EnergyReaction(n).double(), shares(3, n)
+    reaction, x = EnergyReaction(n).double(), concentrations(3, n)
     weight = reaction.to_tensor()
     values = reaction.weight.tolist()
     for triple in itertools.product(range(n), repeat=3):
@@ -66,7 +58,7 @@ def test_the_reaction_against_a_triple_loop(n):
 
 @given(n=sizes)
 def test_production_is_the_gradient_of_the_potential(n):
-    reaction, x = EnergyReaction(n).double(), shares(3, n).requires_grad_()
+    reaction, x = EnergyReaction(n).double(), concentrations(3, n).requires_grad_()
     (slope,) = torch.autograd.grad(free_energy(x, reaction).sum(), x)
     torch.testing.assert_close(slope, reaction(x))
 
@@ -75,7 +67,7 @@ def test_production_is_the_gradient_of_the_potential(n):
 def test_the_mirror_step_never_lowers_the_free_energy(n, decay, part):
     weight = symmetric(n)
     eta = part * (1 - decay / 2) / weight.abs().max().item()
-    log_x = shares(5, n).log()
+    log_x = concentrations(5, n).log()
     for _ in range(10):
         after = mirror_step(log_x, react(weight), decay, eta / n)
         before, now = (free_energy(s.exp(), react(weight), decay / eta) for s in (log_x, after))
@@ -100,7 +92,7 @@ def test_the_euler_step_never_lowers_the_rayleigh_quotient(n, decay, part):
     """With the cut or without it: W has both signs, and starts on the border are among these."""
     weight = symmetric(n)
     alpha = part / (2 * (1 - decay) * torch.linalg.matrix_norm(weight.flatten(1), 2).item())
-    x = shares(6, n)
+    x = concentrations(6, n)
     x[:2, 0] = 0
     x = x / x.sum(1, keepdim=True)
     for _ in range(10):
@@ -111,7 +103,7 @@ def test_the_euler_step_never_lowers_the_rayleigh_quotient(n, decay, part):
 
 @given(n=sizes)
 def test_the_potential_never_falls_along_the_replicator_flow(n):
-    weight, x = symmetric(n), shares(5, n)
+    weight, x = symmetric(n), concentrations(5, n)
     made = react(weight)(x)
     velocity = x * (made - (x * made).sum(1, keepdim=True))
     rate = (made * velocity).sum(1)
@@ -164,7 +156,7 @@ def test_trains_inside_the_classifier(dynamics):
 
 def test_gradients():
     reaction = EnergyReaction(4).double()
-    x = shares(3, 4).requires_grad_()
+    x = concentrations(3, 4).requires_grad_()
     assert torch.autograd.gradcheck(
         lambda x, w: torch.func.functional_call(reaction, {"weight": w}, x), (x, reaction.weight)
     )

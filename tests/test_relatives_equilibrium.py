@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchdeq
-from conftest import check_on_fake_cuda
+from conftest import check_on_fake_cuda, concentrations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -22,10 +22,6 @@ from csos_lib.simplex import normalise
 
 sizes = st.integers(2, 6)
 contracting = st.floats(0.05, 0.45)
-
-
-def concentrations(batch: int, n: int) -> Tensor:
-    return torch.softmax(2 * torch.randn(batch, n, dtype=torch.float64), 1)
 
 
 def stochastic(n: int, scale: float = 3.0) -> StochasticReaction:

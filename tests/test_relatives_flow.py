@@ -4,7 +4,7 @@ import builtins
 
 import pytest
 import torch
-from conftest import check_on_fake_cuda
+from conftest import check_on_fake_cuda, concentrations, dense_reaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
@@ -20,26 +20,13 @@ from csos_lib.relatives.flow import Flow, flow_field
 sizes = st.integers(2, 6)
 
 
-def concentrations(batch: int, n: int) -> Tensor:
-    return torch.softmax(2 * torch.randn(batch, n, dtype=torch.float64), 1)
-
-
-def reaction_of(n: int, positive: bool = True) -> DenseReaction:
-    reaction = DenseReaction(n).double()
-    nn.init.normal_(reaction.weight)
-    if positive:
-        with torch.no_grad():
-            reaction.weight.abs_()
-    return reaction
-
-
 def precise(time: float = 1.0, kind: str = "euler") -> Flow:
     return Flow(time, kind, method="dopri8", rtol=1e-10, atol=1e-12)
 
 
 @given(n=sizes)
 def test_the_field_against_its_formula_and_along_the_simplex(n):
-    x, reaction = concentrations(3, n), reaction_of(n, positive=False)
+    x, reaction = concentrations(3, n), dense_reaction(n, positive=False)
     made = torch.einsum("kij,bi,bj->bk", reaction.weight, x, x)
     field = flow_field(x, reaction)
     torch.testing.assert_close(field, made - x * made.sum(1, keepdim=True))
@@ -49,7 +36,7 @@ def test_the_field_against_its_formula_and_along_the_simplex(n):
 @settings(max_examples=8)
 @given(n=sizes, time=st.floats(0.1, 3))
 def test_against_scipy(n, time):
-    x, reaction = concentrations(1, n), reaction_of(n)
+    x, reaction = concentrations(1, n), dense_reaction(n)
     weight = reaction.weight.detach().numpy()
 
     def field(_, y):
@@ -73,7 +60,7 @@ def test_logistic_growth(time, start):
 @settings(max_examples=8)
 @given(n=sizes, kind=st.sampled_from(["euler", "mirror"]))
 def test_stays_on_the_simplex(n, kind):
-    x, reaction = concentrations(3, n), reaction_of(n, positive=kind == "euler")
+    x, reaction = concentrations(3, n), dense_reaction(n, positive=kind == "euler")
     end = odeint(
         lambda t, x: flow_field(x, lambda x: n * x * reaction(x) if kind == "mirror" else reaction(x)),
         x,
@@ -97,7 +84,7 @@ SLOPES = {"euler": 1, "heun2": 2, "rk4": 4}
 
 @pytest.mark.parametrize("method", SLOPES)
 def test_order_of_the_solvers(method):
-    x, reaction = concentrations(4, 4), reaction_of(4)
+    x, reaction = concentrations(4, 4), dense_reaction(4)
     exact = precise(1.0)(x, reaction)
     errors = [
         (Flow(1.0, method=method, step_size=h)(x, reaction) - exact).abs().max().log2().item()
@@ -109,7 +96,7 @@ def test_order_of_the_solvers(method):
 
 @pytest.mark.parametrize("kind", ["euler", "mirror"])
 def test_the_named_steps_follow_their_flows_to_first_order(kind):
-    x, reaction = concentrations(4, 4), reaction_of(4, positive=kind == "euler")
+    x, reaction = concentrations(4, 4), dense_reaction(4, positive=kind == "euler")
     exact = precise(1.0, kind)(x, reaction)
     errors = [
         (run(x, reaction, count, 0.0, 1 / count, kind) - exact).abs().max().log2().item()
@@ -119,13 +106,13 @@ def test_the_named_steps_follow_their_flows_to_first_order(kind):
 
 
 def test_one_euler_step_of_the_solver_is_ours():
-    x, reaction = concentrations(3, 4), reaction_of(4)
+    x, reaction = concentrations(3, 4), dense_reaction(4)
     ours = x + 0.1 * flow_field(x, reaction)
     torch.testing.assert_close(Flow(0.1, method="euler", step_size=0.1)(x, reaction), ours, rtol=0, atol=1e-7)
 
 
 def test_gradient_against_finite_differences():
-    reaction = reaction_of(3)
+    reaction = dense_reaction(3)
     flow = Flow(1.0, method="rk4", step_size=0.25)
     x = concentrations(2, 3).requires_grad_()
 
@@ -136,7 +123,7 @@ def test_gradient_against_finite_differences():
 
 
 def test_rows_are_independent_with_a_fixed_step():
-    x, reaction = concentrations(5, 4), reaction_of(4)
+    x, reaction = concentrations(5, 4), dense_reaction(4)
     flow = Flow(1.0, method="rk4", step_size=0.25)
     torch.testing.assert_close(flow(x[:1], reaction), flow(x, reaction)[:1], rtol=0, atol=1e-14)
 

@@ -6,7 +6,7 @@ import nashpy
 import numpy as np
 import pytest
 import torch
-from conftest import check_on_fake_cuda
+from conftest import check_on_fake_cuda, concentrations, react
 from hypothesis import given
 from hypothesis import strategies as st
 from nashpy.learning.replicator_dynamics import get_derivative_of_fitness
@@ -27,16 +27,8 @@ sizes = st.integers(2, 8)
 RPS = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], dtype=torch.float64)
 
 
-def shares(batch: int, n: int) -> Tensor:
-    return torch.softmax(2 * torch.randn(batch, n, dtype=torch.float64), 1)
-
-
 def payoffs(n: int, low: float = -1.0) -> Tensor:
     return low + (1 - low) * torch.rand(n, n, dtype=torch.float64)
-
-
-def react(weight: Tensor):
-    return lambda x: torch.einsum("bi,bj,kij->bk", x, x, weight)
 
 
 def production(weight: Tensor, x: Tensor) -> Tensor:
@@ -45,7 +37,7 @@ def production(weight: Tensor, x: Tensor) -> Tensor:
 
 @given(n=sizes, decay=st.floats(0, 0.9), alpha=st.floats(0, 1))
 def test_the_euler_step_is_the_replicator_map(n, decay, alpha):
-    x, payoff = shares(4, n), payoffs(n)
+    x, payoff = concentrations(4, n), payoffs(n)
     step = euler_step(x, react(game_tensor(payoff)), decay, alpha)
     expected = replicator_map(x, payoff, alpha * (1 - decay))
     torch.testing.assert_close(step, expected, rtol=0, atol=1e-7)  # the guard 1e-8 / (1 - decay)
@@ -65,7 +57,7 @@ def test_the_game_tensor_entry_by_entry(n):
 @pytest.mark.parametrize("kind", ["euler", "mirror"])
 @given(n=sizes)
 def test_the_module_and_its_tensor_agree_on_the_simplex(kind, n):
-    reaction, x = GameReaction(n, kind).double(), shares(5, n)
+    reaction, x = GameReaction(n, kind).double(), concentrations(5, n)
     torch.testing.assert_close(reaction(x), production(reaction.to_tensor(), x))
     expected = x @ reaction.payoff.T
     torch.testing.assert_close(reaction(x), x * expected if kind == "euler" else expected)
@@ -73,7 +65,7 @@ def test_the_module_and_its_tensor_agree_on_the_simplex(kind, n):
 
 @given(n=sizes, rate=st.floats(0, 5))
 def test_extinct_stays_extinct_and_shares_sum_to_one(n, rate):
-    x = shares(4, n)
+    x = concentrations(4, n)
     x[:, 0] = 0
     x = x / x.sum(1, keepdim=True)
     after = replicator_map(x, payoffs(n, low=0.0), rate)
@@ -86,7 +78,7 @@ def test_baum_eagon(n, rate):
     """With A symmetric and 1 + rate A >= 0 the mean payoff never falls."""
     a = payoffs(n, low=-1 / max(rate, 1.0))
     payoff = torch.triu(a) + torch.triu(a, 1).T
-    x = shares(6, n)
+    x = concentrations(6, n)
     for _ in range(5):
         after = replicator_map(x, payoff, rate)
         assert (mean_payoff(after, payoff) >= mean_payoff(x, payoff) - 1e-13).all()
@@ -102,7 +94,7 @@ def test_the_mean_payoff_can_fall_in_a_game_that_is_not_symmetric():
 
 @given(n=sizes)
 def test_the_flow_against_nashpy(n):
-    x, payoff = shares(3, n), payoffs(n)
+    x, payoff = concentrations(3, n), payoffs(n)
     for row, velocity in zip(x, replicator_flow(x, payoff), strict=True):
         expected = get_derivative_of_fitness(row.numpy(), 0, payoff.numpy())
         np.testing.assert_allclose(velocity, expected, rtol=1e-12, atol=1e-15)
@@ -126,10 +118,10 @@ def test_both_steps_approach_nashpys_trajectory_with_order_one(kind):
 @given(n=sizes, eta=st.floats(0.01, 3))
 def test_the_mirror_step_is_the_best_answer_to_its_objective(n, eta):
     """For every p: objective(x') - objective(p) = KL(p || x'), so x' is the maximum and the only one."""
-    x, weight = shares(1, n), torch.randn(n, n, n, dtype=torch.float64)
+    x, weight = concentrations(1, n), torch.randn(n, n, n, dtype=torch.float64)
     gain = production(weight, x)
     best = mirror_step(x.log(), react(weight), 0.0, eta / n).exp()
-    p = shares(20, n)
+    p = concentrations(20, n)
 
     def objective(p):
         return eta * (p * gain).sum(1) - (p * (p / x).log()).sum(1)
@@ -140,7 +132,7 @@ def test_the_mirror_step_is_the_best_answer_to_its_objective(n, eta):
 @given(n=sizes)
 def test_a_game_of_two_is_a_game_of_three(n):
     """R(x) = A x on the simplex is the production of W[k, i, j] = A[k, j], and of its symmetric part."""
-    reaction, x = GameReaction(n, "mirror").double(), shares(4, n)
+    reaction, x = GameReaction(n, "mirror").double(), concentrations(4, n)
     dense = DenseReaction(n).double()
     dense.weight.data = symmetrise(reaction.to_tensor())
     torch.testing.assert_close(
@@ -151,7 +143,7 @@ def test_a_game_of_two_is_a_game_of_three(n):
 @given(eta=st.floats(0.05, 1), steps=st.integers(1, 200))
 def test_regret_of_the_mirror_step(eta, steps):
     """In T rounds no fixed strategy earns more by KL / eta + eta T / 2, for payoffs that are 2 wide."""
-    x, reaction = shares(1, 3), GameReaction(3, "mirror").double()
+    x, reaction = concentrations(1, 3), GameReaction(3, "mirror").double()
     reaction.payoff.data = RPS
     earned, offered, log_x = 0.0, torch.zeros(3, dtype=torch.float64), x.log()
     start = -x.log().min().item()  # KL of a pure strategy to the start is at most this
@@ -196,7 +188,7 @@ def test_trains_inside_the_classifier(kind):
 @pytest.mark.parametrize("kind", ["euler", "mirror"])
 def test_gradients(kind):
     reaction = GameReaction(4, kind).double()
-    x = shares(3, 4).requires_grad_()
+    x = concentrations(3, 4).requires_grad_()
     assert torch.autograd.gradcheck(
         lambda x, a: torch.func.functional_call(reaction, {"payoff": a}, x), (x, reaction.payoff)
     )

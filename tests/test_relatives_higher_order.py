@@ -5,7 +5,7 @@ import math
 import pytest
 import sympy
 import torch
-from conftest import check_on_fake_cuda
+from conftest import check_on_fake_cuda, concentrations, dense_reaction
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
@@ -29,36 +29,23 @@ from csos_lib.relatives.higher_order import (
 sizes = st.integers(2, 6)
 
 
-def concentrations(batch: int, n: int) -> Tensor:
-    return torch.softmax(torch.randn(batch, n, dtype=torch.float64), 1)
-
-
-def reaction_of(n: int, positive: bool = True) -> DenseReaction:
-    reaction = DenseReaction(n).double()
-    nn.init.normal_(reaction.weight)
-    if positive:
-        with torch.no_grad():
-            reaction.weight.abs_()
-    return reaction
-
-
 @given(n=sizes, factor=st.floats(0.1, 10), beta=st.floats(0, 2))
 def test_the_step_is_homogeneous_of_degree_two(n, factor, beta):
-    x, reaction = concentrations(3, n), reaction_of(n, positive=False)
+    x, reaction = concentrations(3, n), dense_reaction(n, positive=False)
     once = step_polynomial(x, reaction, beta)
     torch.testing.assert_close(step_polynomial(factor * x, reaction, beta), factor**2 * once)
 
 
 @given(n=sizes, steps=st.integers(0, 5), decay=st.floats(0, 0.9), alpha=st.floats(0, 2))
 def test_without_a_cut_the_steps_are_one_rational_map(n, steps, decay, alpha):
-    x, reaction = concentrations(3, n), reaction_of(n)
+    x, reaction = concentrations(3, n), dense_reaction(n)
     expected = run(x, reaction, steps, decay, alpha)
     got = rational_map(x, reaction, steps, alpha * (1 - decay))
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
 def test_with_a_cut_they_are_not():
-    x, reaction = concentrations(50, 4), reaction_of(4, positive=False)
+    x, reaction = concentrations(50, 4), dense_reaction(4, positive=False)
     steps = run(x, reaction, 3, 0.0, 3.0)
     assert (steps == 0).any()
     assert not torch.allclose(rational_map(x, reaction, 3, 3.0), steps, atol=1e-2)
@@ -87,7 +74,7 @@ def test_the_degree_is_two_to_the_steps_by_sympy(steps):
 
 @given(n=sizes)
 def test_polarisation_gives_the_bilinear_layer(n):
-    reaction, x, y = reaction_of(n, positive=False), torch.randn(3, n).double(), torch.randn(3, n).double()
+    reaction, x, y = dense_reaction(n, positive=False), torch.randn(3, n).double(), torch.randn(3, n).double()
     layer = nn.Bilinear(n, n, n, bias=False, dtype=torch.float64)
     with torch.no_grad():
         layer.weight.copy_(symmetrise(reaction.weight))

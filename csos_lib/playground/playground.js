@@ -154,6 +154,19 @@ export function produce(model, x) {
   return multiply(model.packed, pairs, size);
 }
 
+/** One step of memo 1, x (N,) to x' (N,), as csos_lib.dynamics.euler_step has it. Chapter 2. */
+export function eulerStep(x, react, decay, alpha) {
+  const mixed = x.map((v) => (1 - decay) * v);
+  const made = react(mixed);
+  return normalise(mixed.map((v, k) => Math.max(v + alpha * made[k], 0)));
+}
+
+/** One mirror step, log x (N,) to log x' (N,), as csos_lib.dynamics.mirror_step has it. Chapter 4. */
+export function mirrorStep(logX, react, decay, alpha) {
+  const made = react(concentrations(logX));
+  return logSoftmax(logX.map((v, k) => (1 - decay) * v + alpha * logX.length * made[k]));
+}
+
 /**
  * Every state from x_0 to x_T, and its logarithm for the mirror step.
  * @param {Model} model
@@ -175,19 +188,12 @@ export function trajectory(model, image, settings) {
   if (dynamics === "euler") {
     for (const k of out) amounts[k] = 0;
     const x = [normalise(amounts.map((v) => Math.max(v, 0)))];
-    for (let t = 0; t < steps; t++) {
-      const m = x[t].map((v) => (1 - decay) * v);
-      const r = produced(m);
-      x.push(normalise(m.map((v, k) => Math.max(v + alpha * r[k], 0))));
-    }
+    for (let t = 0; t < steps; t++) x.push(eulerStep(x[t], produced, decay, alpha));
     return { x, logX: null };
   }
   for (const k of out) amounts[k] = -Infinity;
   const logX = [logSoftmax(amounts)];
-  for (let t = 0; t < steps; t++) {
-    const r = produced(concentrations(logX[t]));
-    logX.push(logSoftmax(logX[t].map((v, k) => (1 - decay) * v + alpha * size * r[k])));
-  }
+  for (let t = 0; t < steps; t++) logX.push(mirrorStep(logX[t], produced, decay, alpha));
   return { x: logX.map((state) => state.map(Math.exp)), logX };
 }
 
@@ -340,25 +346,13 @@ export const SOUP_PAIRS = Array.from({ length: 6 }, (_, p) => [p % 3, (p + Math.
  * @returns {Float64Array[]} T + 1 concentrations (3,)
  */
 export function soup(rates, start, { steps, decay, alpha, dynamics }) {
-  const model = { packed: rates, cp: null };
-  let x = Float64Array.from(start);
-  const states = [x];
-  if (dynamics === "euler") {
-    for (let t = 0; t < steps; t++) {
-      const mixed = x.map((v) => (1 - decay) * v);
-      const made = produce(model, mixed);
-      states.push((x = normalise(mixed.map((v, k) => Math.max(v + alpha * made[k], 0)))));
-    }
-    return states;
-  }
-  let logX = x.map((v) => Math.log(Math.max(v, 2 ** -1022)));
-  states[0] = logX.map(Math.exp);
-  for (let t = 0; t < steps; t++) {
-    const made = produce(model, concentrations(logX));
-    logX = logSoftmax(logX.map((v, k) => (1 - decay) * v + alpha * 3 * made[k]));
-    states.push(logX.map(Math.exp));
-  }
-  return states;
+  const react = (x) => produce({ packed: rates, cp: null }, x);
+  const euler = dynamics === "euler";
+  const step = euler ? eulerStep : mirrorStep;
+  const first = Float64Array.from(start);
+  const states = [euler ? first : first.map((v) => Math.log(Math.max(v, 2 ** -1022)))];
+  for (let t = 0; t < steps; t++) states.push(step(states[t], react, decay, alpha));
+  return euler ? states : states.map((logX) => logX.map(Math.exp));
 }
 
 const HEIGHT = Math.sqrt(3) / 2;

@@ -14,11 +14,11 @@ from itertools import pairwise
 from math import ceil, lcm
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from csos_lib import _check
 from csos_lib.classifier import CSOS
-from csos_lib.quadratic import PackedQuadratic, pack
+from csos_lib.relatives.equilibrium import StochasticReaction
 
 Field = Callable[[Tensor], Tensor]
 """The right-hand side of a differential equation, from concentrations (B, S) to their speeds (B, S)."""
@@ -396,8 +396,8 @@ class ChemicalCSOS(CSOS):
         return self._encode(images).softmax(1)
 
 
-class ConversionReaction(nn.Module):
-    """A reaction that is valid chemistry: W[k, i, j] >= 0, and for each pair i, j they sum over k to 1.
+class ConversionReaction(StochasticReaction):
+    """The stochastic reaction of chapter 9 as chemistry: W[k, i, j] >= 0, summing to 1 over k, most keep i.
 
     W[k, i, j] is the chance that i, when it meets j, turns into k. For concentrations that sum to 1, so does
     R(x), and `CSOS(decay=h, alpha=h / (1 - h) ** 2, reaction=ConversionReaction(N))` takes steps
@@ -421,24 +421,6 @@ class ConversionReaction(nn.Module):
     """
 
     def __init__(self, num_basis: int) -> None:
-        super().__init__()
-        size = _check.integer("num_basis", num_basis, 1)
-        self.logits = nn.Parameter(torch.randn(size, size, size) + 3 * torch.eye(size)[:, :, None])
-
-    def lay_out(self) -> Field:
-        """This reaction as a function for many steps: the softmax is taken now, once."""
-        packed = pack(self.to_tensor())
-
-        def reaction(x: Tensor) -> Tensor:
-            _check.matrix("x", x, len(packed), packed.dtype)
-            return PackedQuadratic.apply(x, packed)
-
-        return reaction
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Production (B, N) of concentrations (B, N)."""
-        return self.lay_out()(x)
-
-    def to_tensor(self) -> Tensor:
-        """W (N, N, N) as W[k, i, j]."""
-        return self.logits.softmax(0)
+        super().__init__(num_basis)
+        with torch.no_grad():
+            self.logits.add_(3 * torch.eye(num_basis)[:, :, None])
