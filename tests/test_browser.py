@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,30 +35,51 @@ def pages() -> list[str]:
     return found or ["missing"]
 
 
-def reason_to_skip() -> str | None:
-    if not (SITE / "index.html").is_file():
-        return "the book is not built: run make strict-book"
-    if shutil.which("chromium") is None:
-        return "no chromium on this machine: install Debian's package chromium to run the browser tests"
-    return None
+def need(there: bool, otherwise: str) -> None:
+    """Skip the test with this reason; where browser tests are required, fail."""
+    if there:
+        return
+    if os.environ.get("CSOS_REQUIRE_BROWSER"):
+        pytest.fail(otherwise)
+    pytest.skip(otherwise)
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[str]:
-    reason = reason_to_skip()
-    if reason is not None:
-        if os.environ.get("CSOS_REQUIRE_BROWSER"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+@contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """The address of a server of this folder, for a browser that must be there."""
+    reason = "no chromium on this machine: install Debian's package chromium to run the browser tests"
+    need(shutil.which("chromium") is not None, reason)
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
+
+
+@contextmanager
+def watched(browser: Any, site: str, **options: Any) -> Iterator[Any]:
+    """A page on which nothing may fail, or come from elsewhere, until the end."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda r: None if r.url.startswith((site, "data:", "blob:")) else errors.append(r.url))
+    page.on("response", lambda r: errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    yield page
+    context.close()
+    assert not [error for error in errors if "ERR_INTERNET_DISCONNECTED" not in error]  # one test asks for it
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    need((SITE / "index.html").is_file(), "the book is not built: run make strict-book")
+    with serve(SITE) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -75,67 +97,55 @@ def test_page(site: str, browser: Any, name: str) -> None:
     """No console error, no off-site request, equations set, nothing cut off, axe content."""
     from axe_playwright_python.sync_playwright import Axe
 
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
-    page = context.new_page()
-    errors: list[str] = []
-    elsewhere: list[str] = []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on(
-        "request", lambda r: None if r.url.startswith((site, "data:", "blob:")) else elsewhere.append(r.url)
-    )
-    page.on("response", lambda r: errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    page.goto(site + name, wait_until="load")
-    page.evaluate("() => window.MathJax && MathJax.startup.promise")
-    SHOTS.mkdir(exist_ok=True)
-    stem = name.removesuffix(".html").replace("/", "-")
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        for width in (1280, 360):
-            page.set_viewport_size({"width": width, "height": 900})
-            page.wait_for_timeout(100)  # the theme follows the window with a short delay
-            assert page.evaluate("document.documentElement.dataset.theme") == scheme
-            overflow = page.evaluate(
-                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-            )
-            cut = page.eval_on_selector_all(
-                'article mjx-container[display="true"]',
-                "boxes => boxes.filter(b => b.querySelector('mjx-math').offsetWidth > b.clientWidth + 1)"
-                ".map(b => b.textContent.slice(0, 80))",
-            )
-            assert not cut, f"at {width} px an equation is wider than its line"
-            page.screenshot(
-                path=SHOTS / f"{stem}-{width}-{scheme}.jpg", full_page=True, type="jpeg", quality=70
-            )
-            assert overflow <= 1, f"{scheme}, {width} px: the page is {overflow} px wider than the window"
-            # The theme makes wide code focusable as it loads, and we loaded at 1280. A chapter without demo
-            # or animation has only the theme's colours, which the pages in book/ have too.
-            own_colours = page.locator("article .csos-demo, article [id^=csos-]").count() > 0
-            if width == 360 or (scheme == "dark" and name.startswith("notebooks/") and not own_colours):
-                continue
-            # Only the contrast depends on the theme. docutils writes the roles of a bibliography entry, which
-            # axe calls outdated.
-            options = {"preload": False, "resultTypes": ["violations"]}
-            if scheme == "dark":
-                options["runOnly"] = ["color-contrast"]
-            context_of_axe = {"exclude": [[".citation-list"]]}
-            violations = Axe().run(page, context=context_of_axe, options=options).response["violations"]
-            found = [
-                f"{scheme}: {v['id']}: {v['help']} {[node['html'][:120] for node in v['nodes'][:3]]}"
-                for v in violations
-                if v["id"] not in THEME_RULES
-            ]
-            assert not found, "\n".join(found)
-    assert page.locator("mjx-merror").count() == 0, "an equation does not parse"
-    for alt in page.eval_on_selector_all("article img", "images => images.map(image => image.alt)"):
-        assert len(alt) > 20, f"alternative text {alt!r}"
-        assert "_images/" not in alt
-    if name.startswith("notebooks/"):
-        colab = page.locator('a[href^="https://colab.research.google.com/github/"]').first
-        assert colab.get_attribute("href").endswith(f"/blob/main/{name.removesuffix('.html')}.ipynb")
-    context.close()
-    assert not elsewhere, "the page asks for something off-site"
-    assert not errors
+    with watched(browser, site, color_scheme="light") as page:
+        page.goto(site + name, wait_until="load")
+        page.evaluate("() => window.MathJax && MathJax.startup.promise")
+        SHOTS.mkdir(exist_ok=True)
+        stem = name.removesuffix(".html").replace("/", "-")
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            for width in (1280, 360):
+                page.set_viewport_size({"width": width, "height": 900})
+                page.wait_for_timeout(100)  # the theme follows the window with a short delay
+                assert page.evaluate("document.documentElement.dataset.theme") == scheme
+                overflow = page.evaluate(
+                    "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+                )
+                cut = page.eval_on_selector_all(
+                    'article mjx-container[display="true"]',
+                    "boxes => boxes.filter(b => b.querySelector('mjx-math').offsetWidth > b.clientWidth + 1)"
+                    ".map(b => b.textContent.slice(0, 80))",
+                )
+                assert not cut, f"at {width} px an equation is wider than its line"
+                page.screenshot(
+                    path=SHOTS / f"{stem}-{width}-{scheme}.jpg", full_page=True, type="jpeg", quality=70
+                )
+                assert overflow <= 1, f"{scheme}, {width} px: the page is {overflow} px wider than the window"
+                # The theme makes wide code focusable as it loads, and we loaded at 1280. A chapter without
+                # demo or animation has only the theme's colours, which the pages in book/ have too.
+                own_colours = page.locator("article .csos-demo, article [id^=csos-]").count() > 0
+                if width == 360 or (scheme == "dark" and name.startswith("notebooks/") and not own_colours):
+                    continue
+                # Only the contrast depends on the theme. docutils writes the roles of a bibliography entry,
+                # which axe calls outdated.
+                options = {"preload": False, "resultTypes": ["violations"]}
+                if scheme == "dark":
+                    options["runOnly"] = ["color-contrast"]
+                context_of_axe = {"exclude": [[".citation-list"]]}
+                violations = Axe().run(page, context=context_of_axe, options=options).response["violations"]
+                found = [
+                    f"{scheme}: {v['id']}: {v['help']} {[node['html'][:120] for node in v['nodes'][:3]]}"
+                    for v in violations
+                    if v["id"] not in THEME_RULES
+                ]
+                assert not found, "\n".join(found)
+        assert page.locator("mjx-merror").count() == 0, "an equation does not parse"
+        for alt in page.eval_on_selector_all("article img", "images => images.map(image => image.alt)"):
+            assert len(alt) > 20, f"alternative text {alt!r}"
+            assert "_images/" not in alt
+        if name.startswith("notebooks/"):
+            colab = page.locator('a[href^="https://colab.research.google.com/github/"]').first
+            assert colab.get_attribute("href").endswith(f"/blob/main/{name.removesuffix('.html')}.ipynb")
 
 
 def test_equations_are_local(site: str, browser: Any) -> None:

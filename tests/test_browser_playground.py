@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from playground_node import FOLDER
-from test_browser import SHOTS, browser, site  # noqa: F401
+from test_browser import SHOTS, browser, site, watched  # noqa: F401
 
 import csos_lib
 from csos_lib.interpret import without_molecule
@@ -39,18 +39,10 @@ STROKES = {  # in parts of the pad
 @pytest.fixture
 def page(site: str, browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:  # noqa: F811
     """The front page with its demo ready; nothing on the way may fail or come from elsewhere."""
-    options = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
-    context = browser.new_context(**{**options, **getattr(request, "param", {})})
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda r: None if r.url.startswith((site, "data:", "blob:")) else errors.append(r.url))
-    page.goto(site + "book/welcome.html", wait_until="load")
-    page.wait_for_selector(READY)
-    yield page
-    context.close()
-    assert not [error for error in errors if "ERR_INTERNET_DISCONNECTED" not in error]  # one test asks for it
+    with watched(browser, site, **{"reduced_motion": "reduce", **getattr(request, "param", {})}) as page:
+        page.goto(site + "book/welcome.html", wait_until="load")
+        page.wait_for_selector(READY)
+        yield page
 
 
 def draw(page: Any, digit: str) -> None:

@@ -1,17 +1,13 @@
 """The triangle and the sorting demo in a real browser: dragged by mouse and finger, moved by keys."""
 
-import os
 import re
 import shutil
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from playground_node import FOLDER
-from test_browser import SHOTS, browser  # noqa: F401
+from test_browser import SHOTS, browser, serve, watched  # noqa: F401
 
 pytestmark = pytest.mark.browser
 PAGE = b"""<!doctype html><html lang="en" data-theme="light"><head><meta charset="utf-8"><title>Views</title>
@@ -25,47 +21,23 @@ html[data-theme="dark"] body { background: #14181e; color: #ddd; }</style></head
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[str]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The playground's folder and a page with the two demos; `browser` of test_browser asks for this name."""
-    if shutil.which("chromium") is None:
-        reason = "no chromium on this machine: install Debian's package chromium to run the browser tests"
-        if os.environ.get("CSOS_REQUIRE_BROWSER"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path != "/":
-                return super().do_GET()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            self.wfile.write(PAGE)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(FOLDER)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    folder = tmp_path_factory.mktemp("views") / "site"
+    shutil.copytree(FOLDER, folder)
+    (folder / "index.html").write_bytes(PAGE)
+    with serve(folder) as address:
+        yield address
 
 
 @pytest.fixture
 def page(site: str, browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:  # noqa: F811
     """Both demos, ready; nothing on the way may fail or come from elsewhere."""
     options = {"viewport": {"width": 1280, "height": 1000}, "reduced_motion": "reduce"}
-    context = browser.new_context(**{**options, **getattr(request, "param", {})})
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda r: None if r.url.startswith((site, "data:")) else errors.append(r.url))
-    page.goto(site, wait_until="load")
-    page.wait_for_selector(".csos-sort-bar")
-    yield page
-    context.close()
-    assert not errors
+    with watched(browser, site, **{**options, **getattr(request, "param", {})}) as page:
+        page.goto(site, wait_until="load")
+        page.wait_for_selector(".csos-sort-bar")
+        yield page
 
 
 def says(page: Any, pattern: str, demo: str = ".csos-tri") -> str:
