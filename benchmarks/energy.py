@@ -18,13 +18,12 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from tqdm.auto import tqdm
 
 import csos_lib
 from csos_lib import CSOS, Dataset
 from csos_lib.reactions import symmetrise
 from csos_lib.relatives.energy import EnergyReaction, free_energy, rayleigh, symmetrise_fully
-from full_scale import train
+from full_scale import trained
 from table import write_table
 
 SEEDS, EPOCHS, PEAKS = range(3), 10, (0.002, 0.008)
@@ -78,10 +77,7 @@ def main() -> None:
         for (kind, molecules), make in models(dynamics).items():
             for lr in PEAKS:
                 for seed in SEEDS:
-                    torch.manual_seed(seed)
-                    model = make()
-                    train(model, data, EPOCHS, lr, seed, tqdm(disable=True))
-                    hit = csos_lib.evaluate(model, data.test_images, data.test_labels).accuracy
+                    model, hit = trained(make, data, EPOCHS, lr, seed)
                     size = sum(p.numel() for p in model.parameters())
                     rows.append(
                         (dynamics, kind, molecules, lr, seed, size, f"{hit:.3f}", *examine(model, data))

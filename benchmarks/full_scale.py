@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -32,6 +33,7 @@ from table import RESULTS
 
 RESULT, TUNING = RESULTS / "full_scale.csv", RESULTS / "full_scale_tuning.csv"
 EPOCHS = 10
+Model = TypeVar("Model", bound=nn.Module)
 COLUMNS = ("model", "dataset", "seed", "parameters", "accuracy", "loss", "train_seconds", "command")
 
 
@@ -81,6 +83,16 @@ def train(model: nn.Module, data: Dataset, epochs: int, lr: float, seed: int, ba
             schedule.step()
             bar.update()
     return time.process_time() - start
+
+
+def trained(
+    make: Callable[[], Model], data: Dataset, epochs: int, lr: float, seed: int
+) -> tuple[Model, float]:
+    """A model started and trained from this seed, and its test accuracy."""
+    torch.manual_seed(seed)
+    model = make()
+    train(model, data, epochs, lr, seed, tqdm(disable=True))
+    return model, csos_lib.evaluate(model, data.test_images, data.test_labels).accuracy
 
 
 def kind(name: str) -> str:

@@ -16,12 +16,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from tqdm.auto import tqdm
 
 import csos_lib
 from csos_lib import CSOS
 from csos_lib.relatives.games import GameReaction
-from full_scale import mlp, train
+from full_scale import mlp, trained
 from table import write_table
 
 SEEDS, EPOCHS, PEAKS = range(3), 10, (0.002, 0.008)
@@ -71,10 +70,7 @@ def main() -> None:
     for (dynamics, kind, molecules), make in jobs.items():
         for lr in PEAKS:
             for seed in SEEDS:
-                torch.manual_seed(seed)
-                model = make()
-                train(model, data, EPOCHS, lr, seed, tqdm(disable=True))
-                hit = csos_lib.evaluate(model, data.test_images, data.test_labels).accuracy
+                model, hit = trained(make, data, EPOCHS, lr, seed)
                 absent: object = ""
                 if isinstance(model, CSOS):
                     with torch.no_grad():
