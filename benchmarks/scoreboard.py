@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 
 import joblib  # type: ignore[import-untyped]
 import torch
+from continuous_time import SoftInjection
 from joblib.externals.loky.process_executor import (  # type: ignore[import-untyped]
     TerminatedWorkerError,
 )
@@ -52,7 +53,7 @@ from csos_lib.operators import (
     random_fourier_features,
     sample_frequencies,
 )
-from csos_lib.relatives.chemistry import ConversionReaction
+from csos_lib.relatives.chemistry import ChemicalCSOS
 from csos_lib.relatives.equilibrium import Equilibrium, StochasticReaction
 from csos_lib.relatives.flow import Flow
 from csos_lib.relatives.space import CellularCSOS
@@ -116,9 +117,12 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     **full_scale.MODELS,
     "mirror cp 64, reaction frozen": lambda: frozen(mirror(reaction="cp", rank=64)),
     "mirror cp 64, reaction shuffled": partial(mirror, reaction="cp", rank=64),
-    "flow": lambda: CSOS(reaction="cp", dynamics=Flow(kind="mirror", method="rk4", step_size=0.25)),
-    "equilibrium": lambda: CSOS(reaction=StochasticReaction(64), dynamics=Equilibrium(0.45, tol=1e-4)),
-    "chemistry": lambda: CSOS(decay=0.5, alpha=2.0, reaction=ConversionReaction(64)),
+    # As their chapters have them; the first two inject by a softmax, so that no molecule is missing.
+    "flow": lambda: SoftInjection(reaction="cp", dynamics=Flow(kind="mirror", method="rk4", step_size=0.25)),
+    "equilibrium": lambda: SoftInjection(
+        reaction=StochasticReaction(64), dynamics=Equilibrium(0.45, tol=1e-4)
+    ),
+    "chemistry": lambda: ChemicalCSOS(64, 5, 0.5),
     "automaton": CellularCSOS,
     # One block, so that all differ in nothing but the number of operators.
     **{f"operators {32 << k}": partial(OperatorNet, blocks=1, doublings=k) for k in range(6)},
@@ -417,6 +421,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="local processes, one thread each")
     parser.add_argument("--dask", metavar="ADDRESS", help="of a scheduler, such as tcp://host:8786")
     chosen = parser.parse_args()
+    if chosen.tune and chosen.dataset not in FITTED:
+        parser.error(f"learning rates are tuned on {' or '.join(FITTED)}, not on {chosen.dataset}")
     torch.set_num_threads(1)
     if chosen.speed:
         speed()
@@ -434,4 +440,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import scoreboard  # by its name, so that other processes find what the jobs call
+
+    scoreboard.main()
