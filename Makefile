@@ -7,13 +7,14 @@ READY := $(VENV)/.setup-done
 BOOK := _build/html/index.html
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup book serve test lint library nbval strict-book browser notebooks student repository clean
+.PHONY: help setup book serve test lint library nbval strict-book browser notebooks rehearse student repository clean
 
 help:
 	@echo "make book        set everything up and build the book into _build/html"
 	@echo "make serve       build the book and open it on http://localhost:8000"
 	@echo "make test        set everything up and run every test"
 	@echo "make notebooks   run all chapters and write their outputs (CHAPTERS=notebooks/03-* for some)"
+	@echo "make rehearse    run all chapters as Colab would, in a fresh environment (CHAPTERS= as above)"
 	@echo "make student     write the chapters without their solutions into student/"
 	@echo "make repository ADDRESS=https://github.com/OWNER/NAME   set the address wherever it stands"
 
@@ -32,7 +33,7 @@ book: setup
 	@echo "== done: run 'make serve', or serve the folder _build/html (pages do not run from file://)"
 
 serve: book
-	$(PYTHON) -m http.server -d _build/html 8000
+	$(PYTHON) tools/serve.py
 
 test: lint library nbval strict-book browser
 	@echo "== every test has run"
@@ -62,6 +63,9 @@ browser: strict-book
 
 notebooks: setup
 	$(PYTHON) tools/run_notebooks.py $(CHAPTERS)
+
+rehearse:
+	$(firstword $(wildcard $(PYTHON)) python3) tools/rehearse.py $(CHAPTERS)
 
 student: setup
 	$(PYTHON) tools/student_copies.py
