@@ -24,7 +24,10 @@ _DEBIAN = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
 
 
 class Dataset(NamedTuple):
-    """Images (n, 784) float32 in [0, 1] and labels (n,) int64 in 0..9, for training and for testing."""
+    """Images (n, 784) float32 in [0, 1] and labels (n,) int64 in 0..9, for training and for testing.
+
+    Chapter 1.
+    """
 
     train_images: Tensor
     train_labels: Tensor

@@ -80,7 +80,10 @@ def mirror_step(log_x: Tensor, reaction: Reaction, decay: float, alpha: float) -
 
 
 def laid_out(reaction: Reaction) -> Reaction:
-    """A reaction ready for many calls: what its method `lay_out` gives, or itself if it has none."""
+    """A reaction ready for many calls: what its method `lay_out` gives, or itself if it has none.
+
+    Chapter 5.
+    """
     lay_out = getattr(reaction, "lay_out", None)
     return reaction if lay_out is None else lay_out()
 
@@ -100,6 +103,11 @@ def iterate(
 
     Yields:
         The state before the first step, and after each.
+
+    Raises:
+        ValueError: steps is not an integer of at least 0.
+
+    Chapter 2, :eq:`eq-euler-step`.
     """
     _check.integer("steps", steps, 0)
     reaction = laid_out(reaction)

@@ -5,7 +5,7 @@ from functools import wraps
 
 
 class Hint(Exception):
-    """What is off in an answer, and what to try."""
+    """What is off in an answer, and what to try. How to use this book."""
 
 
 def expect(condition: object, hint: str) -> None:

@@ -28,6 +28,8 @@ class Attribution(NamedTuple):
             inhibition. The entries with i > j are 0.
         norm: (N,), what normalising took. It is 0 for the Euler step, whose parts are divided by the same
             sum as x; for the mirror step it is one number for all molecules, so it never decides between two.
+
+    Chapter 6, :eq:`eq-adds-up`.
     """
 
     total: Tensor
@@ -37,7 +39,7 @@ class Attribution(NamedTuple):
 
 
 class Pathway(NamedTuple):
-    """The pair (i, j) makes k; strength is what it made, or took if negative."""
+    """The pair (i, j) makes k; strength is what it made, or took if negative. Chapter 6."""
 
     i: int
     j: int
@@ -247,6 +249,9 @@ def class_accuracy(model: CSOS, images: Tensor, labels: Tensor) -> Tensor:
 
 def templates(model: CSOS) -> Tensor:
     """The rows of the encoder as images (N, 28, 28): which pixels inject each molecule, which hold it back.
+
+    Args:
+        model: a CSOS of 784 pixels.
 
     Chapter 6.
     """

@@ -20,7 +20,7 @@ from csos_lib.simplex import barycentric
 from csos_lib.training import History
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-"""Okabe and Ito's palette (2008), told apart with any kind of colour vision."""
+"""Okabe and Ito's palette (2008), told apart with any kind of colour vision. Chapter 1."""
 
 
 def use_style() -> None:

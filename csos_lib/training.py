@@ -16,14 +16,17 @@ from csos_lib.datasets import Dataset, check_data
 
 @dataclass
 class History:
-    """What `fit` saw while it trained: one number an epoch, averaged over the batches as they went by."""
+    """What `fit` saw while it trained: one number an epoch, averaged over the batches as they went by.
+
+    Chapter 3.
+    """
 
     train_loss: list[float] = field(default_factory=list)
     train_accuracy: list[float] = field(default_factory=list)
 
 
 class Evaluation(NamedTuple):
-    """Mean negative log-likelihood and share of right answers."""
+    """Mean negative log-likelihood and share of right answers. Chapter 3, :eq:`eq-nll`."""
 
     loss: float
     accuracy: float

@@ -56,37 +56,43 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
 
 @primitive(template="{0:power} · {1:power}", binding="product")
 def weigh(weights: Tensor, values: Tensor) -> Tensor:
-    """Each row's own matrix (B, m, n) times its own values (B, n)."""
+    """Each row's own matrix (B, m, n) times its own values (B, n): (B, m). Chapter 18."""
     return (weights @ values.unsqueeze(-1)).squeeze(-1)
 
 
 @primitive()
 def closeness(distance: Tensor, tau: float | Tensor) -> Tensor:
-    """softmax(-distance / tau): large where the distance is small, and summing to 1 along the last axis."""
+    """softmax(-distance / tau), (B, J) to (B, J): large where the distance is small, and each row sums to 1.
+
+    Chapter 17, :eq:`eq-soft-neighbours`.
+    """
     return torch.softmax(distance / -tau, -1)
 
 
 @primitive()
 def exp(x: Tensor) -> Tensor:
-    """exp x."""
+    """exp x, entry by entry: (B, d) to (B, d). Chapter 17."""
     return torch.exp(x)
 
 
 @primitive()
 def gelu(x: Tensor) -> Tensor:
-    """x Phi(x). Source: Hendrycks & Gimpel (2016)."""
+    """x Phi(x), Phi the normal distribution function, entry by entry: (B, d) to (B, d).
+
+    Source: Hendrycks & Gimpel (2016), eq. 1. Chapter 14.
+    """
     return F.gelu(x)
 
 
 @primitive()
 def tanh(x: Tensor) -> Tensor:
-    """tanh x."""
+    """tanh x, entry by entry: (B, d) to (B, d). Chapter 20."""
     return torch.tanh(x)
 
 
 @primitive()
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x))."""
+    """1 / (1 + exp(-x)), entry by entry: (B, d) to (B, d). Chapter 15, :eq:`eq-gate`."""
     return torch.sigmoid(x)
 
 
@@ -138,26 +144,35 @@ NORMS = ("rms", "layer_norm")
 
 @source("W{seed}")
 def weight(dim: int, seed: int = 0, rows: int | None = None) -> Tensor:
-    """A fixed random matrix (rows, dim), rows = dim unless given; its entries have variance 1 / rows."""
+    """A fixed random matrix (rows, dim), rows = dim unless given; its entries have variance 1 / rows.
+
+    Chapter 14, :eq:`eq-fourier`.
+    """
     rows = dim if rows is None else rows
     return _normal("weight", seed, rows, dim) / math.sqrt(rows)
 
 
 @source("c{seed}")
 def points(dim: int, count: int, seed: int = 0) -> Tensor:
-    """Fixed reference rows (count, dim), standard normal: prototypes, or a memory of neighbours."""
+    """Fixed reference rows (count, dim), standard normal: prototypes, or a memory of neighbours.
+
+    Chapter 17, :eq:`eq-squared-distance`.
+    """
     return _normal("points", seed, count, dim)
 
 
 @source("b{seed}")
 def phases(dim: int, seed: int = 0) -> Tensor:
-    """Fixed angles (dim,), uniform in [0, 2 pi)."""
+    """Fixed angles (dim,), uniform in [0, 2 pi). Chapter 14, :eq:`eq-fourier`."""
     return torch.rand(dim, dtype=torch.float64, device="cpu", generator=_generator("phases", seed)) * math.tau
 
 
 @source("y")
 def anchors(dim: int) -> Tensor:
-    """Evenly spaced values (dim,) of mean 0 and variance 1, the largest first."""
+    """Evenly spaced values (dim,) of mean 0 and variance 1, the largest first.
+
+    Chapter 18, :eq:`eq-sinkhorn-sort`.
+    """
     y = torch.arange(dim - 1, -dim, -2, dtype=torch.float64, device="cpu")
     return y / math.sqrt(max(dim * dim - 1, 1) / 3)
 

@@ -57,6 +57,9 @@ def prototypes(h: T, points: T, readout: T, sigma: float) -> T:
     Returns:
         (B, d).
 
+    Raises:
+        ValueError: sigma is not above 0.
+
     Source: memo 2, section 1, family 4. Chapter 17, :eq:`eq-rbf`.
     """
     _check.number("sigma", sigma, 0, above=True)

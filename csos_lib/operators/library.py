@@ -17,7 +17,7 @@ MEMORY = 64
 
 
 class Library(Bank):
-    """A bank that knows how to grow; made by :func:`mini_library`."""
+    """A bank that knows how to grow; made by :func:`mini_library`. Chapter 21."""
 
     def __init__(self, dim: int, seed: int, grid: Grid, doublings: int, learnable: bool = False) -> None:
         levels = [_operators(dim, 1000 * seed, grid, level) for level in range(doublings + 1)]
@@ -64,6 +64,8 @@ def spread(low: float, high: float, count: int, level: int = 0) -> list[float]:
     """`count` numbers from low up to, not including, high, evenly spaced in the logarithm.
 
     Level 1 is the numbers half way between them, level 2 those half way between all of these, and so on.
+
+    Chapter 14.
 
     >>> [round(x, 2) for x in spread(1, 100, 2)], [round(x, 2) for x in spread(1, 100, 2, level=1)]
     ([1.0, 10.0], [3.16, 31.62])

@@ -27,7 +27,7 @@ from csos_lib.operators.library import MEMORY
 FAMILIES: dict[str, float] = {
     "inner": 6, "spectral": 4, "algebraic": 4, "diffusion": 4, "morphology": 4, "kernel": 1, "sorting": 1,
 }  # fmt: skip
-"""How often a step is of each family, relative to the others."""
+"""How often a step is of each family, relative to the others. Chapter 20."""
 
 MEMBERS: dict[str, dict[str, float]] = {
     "inner": {"linear": 1, "gelu": 1, "tanh": 1, "sigmoid": 1, "layer_norm": 1},
@@ -38,7 +38,10 @@ MEMBERS: dict[str, dict[str, float]] = {
     "kernel": {"prototypes": 1, "soft_neighbours": 1},
     "sorting": {"softsorted": 29, "soft_rank": 1, "neuralsort": 1, "sinkhorn": 1},
 }
-"""How often each primitive of a family is drawn; the last three hold a d x d matrix for every row: few."""
+"""How often each primitive of a family is drawn; the last three hold a d x d matrix for every row: few.
+
+Chapter 20.
+"""
 
 SCALE, TAU, ALPHA, BLUR, REACH = (1e-2, 1e2), (0.05, 5.0), (1e-3, 1e-1), (0.5, 4.0), (0.3, 3.0)
 """Memo 2's ranges, each log-uniform: s, tau, alpha, sigma of a blur, sigma of a prototype."""
@@ -125,7 +128,13 @@ class Judge:
     """Says what is wrong with a program, from what it does to fixed rows, in float64 on the CPU.
 
     The rows are standard normal. Rounding is then some 1e-13 of an answer, and two machines can disagree only
-    about a program that comes that close to a limit. Chapter 20, :eq:`eq-alike`.
+    about a program that comes that close to a limit.
+
+    Args:
+        dim: d, the length of a row, at least 2.
+        alike: a correlation beyond which two answers count as one.
+
+    Chapter 20, :eq:`eq-alike`.
     """
 
     @torch.inference_mode(False)

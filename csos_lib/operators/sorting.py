@@ -9,19 +9,19 @@ from csos_lib.operators.inner import closeness, exp
 
 @primitive("sorting")
 def sort(s: Tensor) -> Tensor:
-    """Each row in descending order, equal values in the order they came."""
+    """Each row of (B, n) in descending order, equal values in the order they came. Chapter 18."""
     return s.sort(dim=-1, descending=True, stable=True).values
 
 
 @primitive("sorting")
 def absolute_difference(x: Tensor, y: Tensor) -> Tensor:
-    """|x_i - y_j|, (B, m) and (B, n) or (n,) to (B, m, n)."""
+    """|x_i - y_j|, (B, m) and (B, n) or (n,) to (B, m, n). Chapter 18, :eq:`eq-softsort`."""
     return (x.unsqueeze(-1) - y.unsqueeze(-2)).abs()
 
 
 @primitive("sorting")
 def squared_difference(x: Tensor, y: Tensor) -> Tensor:
-    """(x_i - y_j)^2, (B, m) and (B, n) or (n,) to (B, m, n)."""
+    """(x_i - y_j)^2, (B, m) and (B, n) or (n,) to (B, m, n). Chapter 18, :eq:`eq-sinkhorn-sort`."""
     return (x.unsqueeze(-1) - y.unsqueeze(-2)).square()
 
 
@@ -101,7 +101,10 @@ def absolute_row_sums(s: Tensor, ordered: Tensor) -> Tensor:
 
 @primitive("sorting")
 def order_weights(s: Tensor, row_sums: Tensor, tau: float | Tensor) -> Tensor:
-    """softmax over j of ((n + 1 - 2 i) s_j - row_sums_j) / tau, for i = 1 ... n: (B, n, n)."""
+    """softmax over j of ((n + 1 - 2 i) s_j - row_sums_j) / tau, for i = 1 ... n: (B, n, n).
+
+    Chapter 18, :eq:`eq-neuralsort`.
+    """
     n = s.shape[-1]
     slope = torch.arange(n - 1, -n, -2, device=s.device, dtype=s.dtype)
     return torch.softmax((slope.unsqueeze(-1) * s.unsqueeze(-2) - row_sums.unsqueeze(-2)) / tau, -1)
@@ -148,13 +151,19 @@ def soft_rank(s: Tensor, tau: float | Tensor) -> Tensor:
 
 @primitive("sorting")
 def score(distance: Tensor, tau: float | Tensor) -> Tensor:
-    """-distance / tau, the logarithm of a plan that has not been balanced yet."""
+    """-distance / tau, the logarithm of a plan (B, m, n) that has not been balanced yet.
+
+    Chapter 18, :eq:`eq-sinkhorn-sort`.
+    """
     return distance / -tau
 
 
 @primitive("sorting")
 def log_sinkhorn(log_alpha: Tensor, iterations: int) -> Tensor:
-    """:func:`sinkhorn` in logarithms; applied again it goes on where it stopped: 3 rounds and 2 are 5."""
+    """:func:`sinkhorn` in logarithms, (B, n, n); applied again it goes on: 3 rounds and 2 are 5.
+
+    Chapter 18, :eq:`eq-sinkhorn`.
+    """
     for _ in range(iterations):
         log_alpha = log_alpha - log_alpha.logsumexp(-1, keepdim=True)
         log_alpha = log_alpha - log_alpha.logsumexp(-2, keepdim=True)
@@ -182,7 +191,10 @@ def sinkhorn(log_alpha: T, iterations: int) -> T:
 
 @primitive(template="{0:power} · {1:power}", binding="product")
 def collect(values: Tensor, weights: Tensor) -> Tensor:
-    """sum_i values_i weights_ij: each column's share of the values, (B, n) and (B, n, m) to (B, m)."""
+    """sum_i values_i weights_ij: each column's share of the values, (B, n) and (B, n, m) to (B, m).
+
+    Chapter 18, :eq:`eq-sinkhorn-sort`.
+    """
     return (values.unsqueeze(-2) @ weights).squeeze(-2)
 
 

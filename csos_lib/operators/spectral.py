@@ -12,13 +12,13 @@ from csos_lib.operators.inner import phases, weight
 
 @primitive("spectral")
 def sin(x: Tensor) -> Tensor:
-    """sin x."""
+    """sin x, entry by entry: (B, d) to (B, d). Chapter 14, :eq:`eq-fourier`."""
     return torch.sin(x)
 
 
 @primitive("spectral")
 def cos(x: Tensor) -> Tensor:
-    """cos x."""
+    """cos x, entry by entry: (B, d) to (B, d). Chapter 14, :eq:`eq-fourier`."""
     return torch.cos(x)
 
 

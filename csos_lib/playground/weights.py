@@ -69,6 +69,8 @@ def pack_weights(model: CSOS, dtype: str = "float32", **about: object) -> bytes:
 
     Raises:
         ValueError: the dynamics is a callable, the reaction has no dense tensor, or dtype is another one.
+
+    Chapter 3.
     """
     _check.choice("dtype", dtype, ("float16", "float32", "float64"))
     if callable(model.dynamics) or not hasattr(model.reaction, "to_tensor"):
@@ -105,6 +107,8 @@ def load_weights(path: str | os.PathLike[str], dtype: torch.dtype = torch.float3
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, or not one of the playground.
+
+    Chapter 3.
     """
     bundled = Path(__file__).parent / f"{path}.bin"
     header, arrays = unpack_arrays((bundled if bundled.is_file() else Path(path)).read_bytes())

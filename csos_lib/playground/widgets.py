@@ -58,6 +58,8 @@ class DrawDigit(_Demo):
         model: the model that reads. Setting it (`widget.model = mine`) shows that one in the browser; it
             needs named dynamics and a reaction that has `to_tensor`.
 
+    Chapter 3.
+
     >>> widget = DrawDigit()
     >>> widget
     <DrawDigit: a digit drawn here is read by a trained reaction, step by step>

@@ -227,7 +227,8 @@ def rate_equation(network: Network) -> Field:
         network: S species.
 
     Returns:
-        The function c -> dc/dt, (B, S) -> (B, S), in the dtype and on the device of c.
+        The function c -> dc/dt, (B, S) -> (B, S), in the dtype and on the device of c. It raises ValueError
+        for another number of species.
 
     Source: Waage & Guldberg (1864). Chapter 10, :eq:`eq-mass-action`.
 

@@ -79,7 +79,10 @@ def fed(reaction: Reaction, feed: Tensor, alpha: float) -> Callable[[Tensor], Te
 
 
 class Solution(NamedTuple):
-    """A fixed point (B, N), and how many evaluations of the map each row took (B,), int64."""
+    """A fixed point (B, N), and how many evaluations of the map each row took (B,), int64.
+
+    Chapter 9, :eq:`eq-equilibrium`.
+    """
 
     x: Tensor
     evaluations: Tensor

@@ -140,6 +140,14 @@ def factorisation_machine_rates(bias: Tensor, linear: Tensor, factors: Tensor) -
     There sum x = 1, so that bias and linear part are of degree 2 as well: b = b (sum x)^2, l_i x_i = l_i x_i
     sum_j x_j.
 
+    Args:
+        bias: b, one number.
+        linear: l (N,).
+        factors: the vectors v_i (N, R).
+
+    Returns:
+        (N, N).
+
     Chapter 12, :eq:`eq-factorisation-machine`.
     """
     gram = factors @ factors.T
