@@ -38,7 +38,7 @@ MEMBERS: dict[str, dict[str, float]] = {
     "kernel": {"prototypes": 1, "soft_neighbours": 1},
     "sorting": {"softsorted": 29, "soft_rank": 1, "neuralsort": 1, "sinkhorn": 1},
 }
-"""How often each primitive of a family is drawn; the last three hold a d x d matrix for every row: few.
+"""How often each primitive of a family is drawn; few of those that hold a d x d matrix a row.
 
 Chapter 20.
 """
