@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import codespell_lib
 import pytest
 import yaml
 
@@ -70,6 +71,17 @@ def lines_of_code(path: Path) -> int:
             prose |= set(range(node.lineno, node.end_lineno + 1))
     lines = enumerate(text.splitlines(), 1)
     return sum(1 for i, line in lines if i not in prose and line.strip() and not line.strip().startswith("#"))
+
+
+def test_the_spelling(tmp_path: Path) -> None:
+    """Of the chapters' prose, the pages and every docstring. British or American is left to the author."""
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        prose = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        (tmp_path / f"{path.stem}.md").write_text("\n\n".join(prose), encoding="utf-8")
+    paths = [tmp_path, *ROOT.glob("*.md"), *(ROOT / "book").glob("*.md"), *(ROOT / "csos_lib").rglob("*.py")]
+    paths += [*(ROOT / "tools").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    assert codespell_lib.main("--ignore-words-list=bu,fro", *map(str, paths)) == 0
 
 
 def test_the_library_can_be_read_in_an_evening() -> None:
