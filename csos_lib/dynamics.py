@@ -80,7 +80,7 @@ def mirror_step(log_x: Tensor, reaction: Reaction, decay: float, alpha: float) -
 
 
 def laid_out(reaction: Reaction) -> Reaction:
-    """A reaction ready for many calls: what its method `lay_out` gives, or itself if it has none.
+    """A reaction (B, N) -> (B, N) ready for many calls: what its `lay_out` gives, or itself if it has none.
 
     Chapter 5.
     """

@@ -225,7 +225,7 @@ def test_what_a_chapter_uses_or_links_is_on_the_api_page(path: Path) -> None:
     shown = {id(value) for value in API.values()}
     names = set(re.findall(r"\{py:(?:func|class)\}`([\w.]+)`", text))
     for cell in cells:
-        if cell.cell_type == "code":
+        if cell.cell_type == "code" and "google.colab" not in cell.source:
             for node in ast.walk(ast.parse(cell.source)):
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("csos_lib"):
                     names |= {f"{node.module}.{alias.name}" for alias in node.names}
@@ -240,10 +240,10 @@ def test_an_api_docstring_is_complete(name: str) -> None:
     """Chapter, the shape of every tensor, and what is raised if something is."""
     value: Any = API[name]
     text = inspect.getdoc(value) or ""
-    assert re.search(r"Chapter \d+|How to use this book", text)
+    assert re.search(r"Chapters?\s\d+|How to use this book", text)
     function = value.__init__ if inspect.isclass(value) else value
-    if inspect.isfunction(function):
+    if inspect.isfunction(function) and function.__code__.co_filename != "<string>":
         if "Tensor" in str(inspect.signature(function)):
-            assert re.search(r"\([A-Zndrm][^)]*\)|one number", text), "a shape"
+            assert re.search(r"\([^)]*(, |\.\.\.|,\))|\([A-Z]\)|any shape|, 3\)", text), "a shape"
         if re.search(r"raise ValueError|_check\.\w|\bcheck_data\(", inspect.getsource(function)):
             assert "ValueError" in text + (inspect.getdoc(function) or ""), "what it raises"
