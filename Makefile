@@ -7,7 +7,7 @@ READY := $(VENV)/.setup-done
 BOOK := _build/html/index.html
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup book serve test lint library nbval strict-book browser notebooks rehearse student repository clean
+.PHONY: help setup book serve test lint library nbval strict-book browser notebooks rehearse student figures repository clean
 
 help:
 	@echo "make book        set everything up and build the book into _build/html"
@@ -16,6 +16,7 @@ help:
 	@echo "make notebooks   run all chapters and write their outputs (CHAPTERS=notebooks/03-* for some)"
 	@echo "make rehearse    run all chapters as Colab would, in a fresh environment (CHAPTERS= as above)"
 	@echo "make student     write the chapters without their solutions into student/"
+	@echo "make figures     run the chapters and write their figures for slides into figures/ (PNG and SVG)"
 	@echo "make repository ADDRESS=https://github.com/OWNER/NAME   set the address wherever it stands"
 
 $(READY): pyproject.toml
@@ -69,6 +70,9 @@ rehearse:
 
 student: setup
 	$(PYTHON) tools/student_copies.py
+
+figures: setup
+	$(PYTHON) tools/figures.py $(CHAPTERS)
 
 repository: setup
 	$(PYTHON) tools/set_repository.py $(ADDRESS)

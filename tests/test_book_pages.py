@@ -19,6 +19,7 @@ import csos_lib.relatives
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
+from course import lesson, overview, read_chapter, read_chapters  # noqa: E402
 from glossary_links import first_sentence  # noqa: E402
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -247,3 +248,46 @@ def test_an_api_docstring_is_complete(name: str) -> None:
             assert re.search(r"\([^)]*(, |\.\.\.|,\))|\([A-Z]\)|any shape|, 3\)", text), "a shape"
         if re.search(r"raise ValueError|_check\.\w|\bcheck_data\(", inspect.getsource(function)):
             assert "ValueError" in text + (inspect.getdoc(function) or ""), "what it raises"
+
+
+def test_minutes_are_counted_from_the_cells(tmp_path: Path) -> None:
+    cells = [
+        nbformat.v4.new_markdown_cell(
+            "# Title\n\n> **Run time**: about 20 s on two CPU cores.\n\n" + 130 * "word "
+        ),
+        nbformat.v4.new_markdown_cell("## Next\n\n" + 258 * "word "),
+        nbformat.v4.new_code_cell("1 + 1"),
+        nbformat.v4.new_code_cell("assert True", metadata={"tags": ["remove-cell"]}),
+        nbformat.v4.new_code_cell("stub", metadata={"tags": ["exercise"]}),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "03-title.ipynb")
+    found = read_chapter(tmp_path / "03-title.ipynb")
+    assert found == ("03-title", {"Opening": 1, "Next": 3}, 20, 1)
+    chapters = {"03": found}
+    assert lesson(["03 Next | do", "03 Opening | say"], chapters)[-1].endswith("takes 20 s | **4 min** |")
+    assert "Opening 1, Next 3 | 4 min | 20 s | 1 |" in overview(chapters)[-1]
+
+
+def test_the_teaching_guide_names_what_there_is() -> None:
+    page = (ROOT / "book" / "teaching.md").read_text(encoding="utf-8")
+    chapters = read_chapters(ROOT / "notebooks")
+    assert all(found.run_seconds for found in chapters.values())
+    for lines in re.findall(r"```\{minutes\}\n(.*?)```", page, re.DOTALL):
+        lesson(lines.splitlines(), chapters)  # raises for a section that no chapter has
+    figures = {
+        f"{path.stem[:2]}-{cell.metadata.mystnb.figure.name.removeprefix('fig-')}"
+        for path in CHAPTERS
+        for cell in nbformat.read(path, as_version=4).cells
+        if "figure" in cell.metadata.get("mystnb", {})
+    }
+    named = set(re.findall(r"`(\d\d-[a-z-]+)`", page))
+    assert len(named) >= 10
+    assert named <= figures
+    guides = dict(re.findall(r"^### (\d+)\. [^\n]*\n(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL))
+    assert [int(number) for number in guides] == [int(number) for number in chapters]
+    for number, guide in guides.items():
+        for part in ("**Expect.**", "**Ask.**", "*A good answer", "**Set**", "**Leave out**"):
+            assert part in guide.replace("\n", " "), f"chapter {number}: {part}"
+    to_set = " ".join(re.findall(r"(?:Exercises?|\*\*Set\*\*) (?:[^*.]|[.]\d)*", page))
+    for number, exercise in re.findall(r"(\d+)\.(\d)", to_set):
+        assert 1 <= int(exercise) <= chapters[f"{int(number):02d}"].exercises, f"{number}.{exercise}"
