@@ -14,13 +14,15 @@ mixture:    their weighted sum, streamed; it is held against `one by one` withou
 stacked:    the answers of the graph without their norms, stacked, then one norm over all of them.
 vmap:       operators that differ in numbers only are one call of torch.vmap over these numbers.
 compiled:   torch.compile of the bank, K = 32 only.
+recomputed: the mixture in blocks of 32 operators, run again in the backward pass (torch.utils.checkpoint).
 floor:      one pass that writes K x B x d numbers to fresh memory.
 
-peak_megabytes: how far one forward pass without gradients raises the resident memory (Linux).
+peak_megabytes: how far one call raises the resident memory (Linux); forward is without gradients.
 """
 
 import argparse
 import csv
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -28,8 +30,9 @@ from collections.abc import Callable
 import torch
 from reactions import peak_megabytes, processor
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from csos_lib.operators import Bank, Expression, Mixture, mini_library, rms, sample_programs
+from csos_lib.operators import Bank, Expression, Mixture, mini_library, mix, rms, sample_programs
 from csos_lib.operators.expressions import CONTINUOUS
 from table import RESULTS, write_table
 
@@ -50,9 +53,11 @@ COLUMNS = (
     "products",
 )
 B = D = 256
-COUNTS = {"library": (32, 64, 128, 256, 512, 1024), "programs": (32, 256)}
+COUNTS = {"library": (32, 64, 128, 256, 512, 1024), "programs": (32, 256, 1024)}
+BLOCK = 32
 
 
+@functools.cache
 def expressions(bank: str, count: int) -> list[Expression]:
     if bank == "programs":
         return [rms(f) if f.name != "rms" else f for f in sample_programs(count, D)]
@@ -134,6 +139,15 @@ def candidates(
             if count == 32:
                 compiled = torch.compile(Bank(operators))
                 found["compiled"] = lambda: run(compiled, gradients)
+    if backward and 32 < count <= 256:
+        blocks = [Bank(operators[i : i + BLOCK]) for i in range(0, count, BLOCK)]
+
+        def recomputed(x: Tensor) -> Tensor:
+            parts = zip(blocks, mixture.weights.split(BLOCK), strict=True)
+            y = [checkpoint(mix, block, x, weights, use_reentrant=False) for block, weights in parts]
+            return torch.stack(y).sum(0)
+
+        found["recomputed"] = lambda: run(recomputed, gradient)
     if not backward:
         found["floor"] = lambda: (torch.empty(count, B, D).fill_(1.0), None)[1]
     return found
@@ -170,7 +184,7 @@ def measure(bank: str, count: int, backward: bool, patience: float) -> list[list
     for name, call in found.items():
         ratios = [a / b for a, b in zip(times["one by one"], times[name], strict=True)]
         taken = statistics.median(times[name])
-        peak = peak_megabytes(call) if not backward and name in ("bank", "mixture", "floor") else None
+        peak = peak_megabytes(call) if name in ("bank", "mixture", "recomputed", "floor") else None
         row = [bank, count, "both" if backward else "forward", name, f"{taken * 1e3:.4g}"]
         row += [f"{taken * 1e6 / count:.4g}", f"{statistics.median(ratios):.2f}"]
         row += [f"{min(ratios):.2f}", f"{max(ratios):.2f}", "" if peak is None else f"{peak:.1f}"]
@@ -185,6 +199,7 @@ def main() -> None:
     )
     parser.add_argument("--banks", nargs="+", default=list(COUNTS))
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS["library"])
+    parser.add_argument("--passes", nargs="+", default=["forward", "both"])
     parser.add_argument("--patience", type=float, default=8, help="seconds a measurement")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -198,10 +213,10 @@ def main() -> None:
             rows = {tuple(row[:4]): list(row) for row in table}
     for bank in arguments.banks:
         for count in sorted(set(arguments.counts) & set(COUNTS[bank])):
-            for backward in (False, True):
-                for row in measure(bank, count, backward, arguments.patience):
+            for way in arguments.passes:
+                for row in measure(bank, count, way == "both", arguments.patience):
                     rows[tuple(map(str, row[:4]))] = row
-                write_table("operators", COLUMNS, rows.values(), processor())
+                    write_table("operators", COLUMNS, rows.values(), processor())
 
 
 if __name__ == "__main__":

@@ -273,6 +273,32 @@ def test_the_memory_of_a_mixture_does_not_grow_with_the_bank() -> None:
     assert most_bytes(lambda: Mixture(again)(x)) < 1.1 * large
 
 
+def most_waiting(bank: Bank) -> int:
+    """The most tables that wait for a reader at once; fixed tensors are left out."""
+    last = {x: i for i, node in enumerate(bank.nodes) for x in (node, *node.inputs)}
+    alive: set[Expression] = set()
+    most = 0
+    for i, node in enumerate(bank.nodes):
+        assert all(x in alive or not x.inputs for x in node.inputs if x != h)
+        alive |= {node} if node.inputs or node == h else set()
+        most = max(most, len(alive))
+        alive = {x for x in alive if last[x] > i}
+    return most
+
+
+def test_few_tables_wait_for_their_readers() -> None:
+    # two programs start alike and others stand between them: what they share is computed when both are due
+    start = [sin(k * rms(h)) for k in range(1, 21)]
+    assert most_waiting(Bank([*start, *(tanh(x) for x in start), *(cos(x) for x in start)])) <= 5
+    banks = [mini_library(6)]
+    while len(banks[-1]) < 256:
+        banks.append(banks[-1].doubled())
+    assert [most_waiting(bank) for bank in banks] == [5] * 4
+    programs = sample_programs(64, 8)
+    waiting = [most_waiting(Bank(programs[:count])) for count in (32, 64)]
+    assert waiting[1] < 2 * waiting[0] < 32
+
+
 def test_names_say_what_an_operator_is() -> None:
     z = h @ weight(8)
     bank = Bank([sin(z), h + 0.5 * sin(z), diffuse(h, 0.1), rms(h) ** 3, h @ weight(8), tanh(z)])

@@ -20,6 +20,7 @@ from csos_lib.operators import (
     softsorted,
     sort,
 )
+from csos_lib.operators.sorting import RunningSum
 
 RELAXATIONS = [softsort, neuralsort]
 
@@ -85,6 +86,26 @@ def test_softsorted_is_softsort_without_its_matrix(tau: float, seed: int, n: int
     torch.testing.assert_close(
         *(torch.autograd.grad(y, s, g, retain_graph=True)[0] for y in (quick, slow)), rtol=1e-6, atol=1e-8
     )
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 16, 17])
+def test_running_sums(n: int) -> None:
+    x, factors = torch.randn(2, n, 3, dtype=torch.float64), torch.rand(1, n, 3, dtype=torch.float64)
+    factors[:, 0] = 0
+    expected = [x[:, 0]]
+    for i in range(1, n):
+        expected.append(x[:, i] + factors[:, i] * expected[-1])
+    torch.testing.assert_close(RunningSum.apply(x, factors), torch.stack(expected, 1))
+    s = sort(rows(n, n)).requires_grad_()
+    tau = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(softsorted, (s, tau))
+    assert torch.autograd.gradgradcheck(softsorted, (s, tau))
+
+
+def test_softsorted_over_many_temperatures_at_once() -> None:
+    s, taus = sort(rows(0)), torch.tensor([0.05, 0.5, 5.0], dtype=torch.float64)
+    one = [softsorted(s, tau) for tau in taus]
+    torch.testing.assert_close(torch.vmap(lambda tau: softsorted(s, tau))(taus), torch.stack(one))
 
 
 @given(seed=st.integers(0, 1000), n=st.integers(1, 12), ties=st.booleans())

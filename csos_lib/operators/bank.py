@@ -62,7 +62,7 @@ class Bank(nn.Module):
         normalised: put `rms` around every formula that does not end in a norm.
 
     Attributes:
-        nodes: the distinct subexpressions, each after its inputs.
+        nodes: the distinct subexpressions in the order in which they are computed.
         dim: d, or None where nothing in the formulas fixes it.
 
     Raises:
@@ -86,7 +86,7 @@ class Bank(nn.Module):
             raise ValueError(f"expressions must be at least one Expression, got {operators!r}")
         if normalised:
             operators = [f if f.name in NORMS else rms(f) for f in operators]
-        self.learnable, self.nodes = learnable, distinct(operators)
+        self.learnable, self.nodes = learnable, _depth_first(distinct(operators))
         self._operators, self._steps = operators, _schedule(self.nodes, operators)
         for f in operators:
             if h not in distinct([f]):
@@ -235,6 +235,24 @@ def _kind(f: Expression) -> str:
 def _numbers(f: Expression) -> list[str]:
     values = [v for node in distinct([f]) for k, v in node.parameters if k in CONTINUOUS]
     return [f"{v:.3g}" for v in [*values, *(v for k, v in f.head.parameters if k == "degree")]]
+
+
+def _depth_first(nodes: list[Expression]) -> list[Expression]:
+    """The same nodes, each after its inputs and soon before its readers: then few have to wait for them."""
+    readers: dict[Expression, list[Expression]] = {}
+    for node in nodes:
+        for child in node.inputs:
+            readers.setdefault(child, []).append(node)
+    order: dict[Expression, None] = {}
+
+    def follow(node: Expression) -> None:
+        order.update(dict.fromkeys(distinct([node])))  # what is there already stays where it is
+        for reader in readers.pop(node, ()):
+            follow(reader)
+
+    for node in nodes:
+        follow(node)
+    return list(order)
 
 
 def _schedule(nodes: list[Expression], operators: list[Expression]) -> list[Step]:

@@ -1,7 +1,11 @@
 """Family 5, order: sorting, ranking and assigning with a temperature instead of a decision."""
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from csos_lib.operators.expressions import T, primitive
 from csos_lib.operators.inner import closeness, exp
@@ -43,13 +47,53 @@ def softsort(s: T, tau: float) -> T:
     return closeness(absolute_difference(sort(s), s), tau)
 
 
+class RunningSum(torch.autograd.Function):
+    """y_i = x_i + f_i y_(i-1) along the last axis but one, f_0 = 0, in about 2 sqrt n steps instead of n.
+
+    First all blocks of sqrt n places go their steps side by side, then each block gets what the one before
+    it ends in. The gradient is another such sum, from the end to the beginning.
+
+    Source: Blelloch (1990), first-order recurrences.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, factors: Tensor) -> Tensor:
+        n = x.shape[-2]
+        size = math.isqrt(n)
+        y, decay = x.clone(), factors.clone()
+        for i in range(1, size):
+            y[..., i::size, :].addcmul_(factors[..., i::size, :], y[..., i - 1 : n - 1 : size, :])
+            decay[..., size + i :: size, :].mul_(decay[..., size + i - 1 : n - 1 : size, :])
+        for block in range(size, n, size):
+            place = slice(block, block + size)
+            y[..., place, :].addcmul_(decay[..., place, :], y[..., block - 1 : block, :])
+        return y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1], output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        factors, y = ctx.saved_tensors
+        back = RunningSum.apply(gradients[0].flip(-2), factors.flip(-2).roll(1, -2)).flip(-2)
+        return back, (back * y.roll(1, -2)).sum_to_size(factors.shape)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Tensor) -> tuple[Tensor, int]:
+        places = zip(given, in_dims, strict=True)
+        size = info.batch_size
+        moved = [x.expand(size, *x.shape) if k is None else x.movedim(k, 0) for x, k in places]
+        return RunningSum.apply(*moved), 0
+
+
 @primitive("sorting")
 def softsorted(ordered: Tensor, tau: float | Tensor) -> Tensor:
     """What SoftSort's matrix makes of the values themselves, without the matrix: n numbers, not n^2.
 
     Over a sorted list the weight exp(-|a_i - a_j| / tau) is the product of the weights of the steps between,
-    so the sums to the left and to the right of i grow in strides of 1, 2, 4, ... places, log2 n of them. No
-    factor is above 1, so nothing overflows.
+    so the sum to the left of i is the one to the left of i - 1 times one weight. No factor is above 1, so
+    nothing overflows.
 
     Args:
         ordered: rows (B, n) in descending order, from :func:`sort`.
@@ -58,22 +102,17 @@ def softsorted(ordered: Tensor, tau: float | Tensor) -> Tensor:
     Returns:
         (B, n), equal to softsort(s, tau) @ s.
 
-    Source: Hillis & Steele (1986), the strides. Chapter 18, :eq:`eq-softsorted`.
+    Source: Prillo & Eisenschlos (2020), eq. 3. Chapter 18, :eq:`eq-softsorted`.
 
     >>> softsorted(torch.tensor([[3.0, 2.0, 1.0]]), tau=0.01).round(decimals=3)
     tensor([[3., 2., 1.]])
     """
-    own = torch.stack([torch.ones_like(ordered), ordered])  # sums of weights, sums of weighted values
-    left, right, stride = own, own, 1
-    while stride < ordered.shape[-1]:
-        factor = ((ordered[..., stride:] - ordered[..., :-stride]) / tau).exp()
-        further = torch.addcmul(left[..., stride:], factor, left[..., :-stride])
-        left = torch.cat([left[..., :stride], further], -1)
-        further = torch.addcmul(right[..., :-stride], factor, right[..., stride:])
-        right = torch.cat([further, right[..., -stride:]], -1)
-        stride *= 2
-    weights, values = left + right - own
-    return values / weights
+    a = ordered / tau
+    both = torch.stack([a, -a.flip(-1)]).mT.contiguous()  # read from the right, -a descends as well
+    factors = F.pad(both.diff(dim=-2).exp(), (0, 0, 1, 0))
+    sums = RunningSum.apply(torch.stack([torch.ones_like(both), both], 1), factors.unsqueeze(1))
+    left, right = sums[0], sums[1].flip(-2)
+    return ((left[1] - right[1] - both[0]) / (left[0] + right[0] - 1)).mT * tau
 
 
 @primitive("sorting")
@@ -165,8 +204,8 @@ def log_sinkhorn(log_alpha: Tensor, iterations: int) -> Tensor:
     Chapter 18, :eq:`eq-sinkhorn`.
     """
     for _ in range(iterations):
-        log_alpha = log_alpha - log_alpha.logsumexp(-1, keepdim=True)
-        log_alpha = log_alpha - log_alpha.logsumexp(-2, keepdim=True)
+        log_alpha = log_alpha.log_softmax(-1)
+        log_alpha = log_alpha.log_softmax(-2)
     return log_alpha
 
 
