@@ -152,6 +152,7 @@ def test_words_link_to_the_glossary_and_equations_to_their_functions(tmp_path: P
     assert re.search(r'In the library: <a [^>]*href="../book/api.html#csos_lib.simplex.normalise"', page)
     api = (out / "book" / "api.html").read_text(encoding="utf-8")
     assert 'href="../notebooks/01-a.html#equation-eq-normalise"' in api
+    assert re.search(r'href="../notebooks/01-a.html"><span class="doc">Chapter 1</span>', api)
 
 
 def glossary() -> dict[str, str]:

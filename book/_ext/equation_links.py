@@ -1,6 +1,7 @@
 """Under each numbered equation, the functions of the library whose docstrings name it.
 
-The docstrings say `:eq:`; the way back is made here, so that neither side can lack the other.
+The docstrings say `:eq:`; the way back is made here, so that neither side can lack the other. And "Chapter 3"
+in a docstring becomes a link to that chapter.
 """
 
 import importlib
@@ -64,6 +65,17 @@ def _name_functions(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         equation.parent.insert(equation.parent.index(equation) + 1, line)
 
 
+def _link_chapters(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    pages = {int(page[10:12]): page for page in app.env.found_docs if re.match(r"notebooks/\d\d-", page)}
+
+    def link(chapter: re.Match[str]) -> str:
+        page = pages.get(int(chapter[1]))
+        return f":doc:`{chapter[0]} </{page}>`" if page else chapter[0]
+
+    lines[:] = [line if ">>>" in line else re.sub(r"\bChapter (\d+)\b", link, line) for line in lines]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("autodoc-process-docstring", _link_chapters)
     app.connect("doctree-resolved", _name_functions)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
