@@ -285,7 +285,7 @@ def test_the_teaching_guide_names_what_there_is() -> None:
     assert len(named) >= 10
     assert named <= figures
     guides = dict(re.findall(r"^### (\d+)\. [^\n]*\n(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL))
-    assert [int(number) for number in guides] == [int(number) for number in chapters]
+    assert {int(number) for number in chapters} <= {int(number) for number in guides}
     for number, guide in guides.items():
         for part in ("**Expect.**", "**Ask.**", "*A good answer", "**Set**", "**Leave out**"):
             assert part in guide.replace("\n", " "), f"chapter {number}: {part}"

@@ -173,7 +173,7 @@ class Expression:
 
 
 def distinct(expressions: Iterable[Expression]) -> list[Expression]:
-    """All subexpressions, equal ones once, each after its inputs."""
+    """All subexpressions, equal ones once, each after its inputs. Chapter 21, :eq:`eq-written`."""
     order: dict[Expression, None] = {}
 
     def visit(node: Expression) -> None:
