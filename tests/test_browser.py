@@ -26,6 +26,15 @@ FLAGS = [
 ]
 # What axe reports of the theme's own markup, on every page of any book.
 THEME_RULES = {"label-content-name-mismatch", "region"}
+# Code and equations are thousands of elements that Pygments and MathJax make everywhere alike. Axe looks at
+# them in one chapter, in both themes, and at everything else in every chapter.
+WHOLE = "notebooks/01-pixels-become-molecules.html"
+STATE = """() => ({
+  overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+  cut: [...document.querySelectorAll('article mjx-container[display="true"]')]
+    .filter((box) => box.querySelector("mjx-math").offsetWidth > box.clientWidth + 1)
+    .map((box) => box.textContent.slice(0, 80)),
+})"""
 pytestmark = pytest.mark.browser
 
 
@@ -75,6 +84,13 @@ def watched(browser: Any, site: str, **options: Any) -> Iterator[Any]:
     assert not [error for error in errors if "ERR_INTERNET_DISCONNECTED" not in error]  # one test asks for it
 
 
+def shoot(what: Any, name: str, **options: Any) -> None:
+    """Keep a picture of a page or an element for people to look at, where CSOS_SCREENSHOTS asks for it."""
+    if os.environ.get("CSOS_SCREENSHOTS"):
+        SHOTS.mkdir(exist_ok=True)
+        what.screenshot(path=SHOTS / f"{name}.jpg", type="jpeg", quality=70, **options)
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
     need((SITE / "index.html").is_file(), "the book is not built: run make strict-book")
@@ -100,45 +116,38 @@ def test_page(site: str, browser: Any, name: str) -> None:
     with watched(browser, site, color_scheme="light") as page:
         page.goto(site + name, wait_until="load")
         page.evaluate("() => window.MathJax && MathJax.startup.promise")
-        SHOTS.mkdir(exist_ok=True)
-        stem = name.removesuffix(".html").replace("/", "-")
-        for scheme in ("light", "dark"):
+        for width, scheme in ((1280, "light"), (1280, "dark"), (360, "dark"), (360, "light")):
             page.emulate_media(color_scheme=scheme)
-            for width in (1280, 360):
-                page.set_viewport_size({"width": width, "height": 900})
-                page.wait_for_timeout(100)  # the theme follows the window with a short delay
-                assert page.evaluate("document.documentElement.dataset.theme") == scheme
-                overflow = page.evaluate(
-                    "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-                )
-                cut = page.eval_on_selector_all(
-                    'article mjx-container[display="true"]',
-                    "boxes => boxes.filter(b => b.querySelector('mjx-math').offsetWidth > b.clientWidth + 1)"
-                    ".map(b => b.textContent.slice(0, 80))",
-                )
-                assert not cut, f"at {width} px an equation is wider than its line"
-                page.screenshot(
-                    path=SHOTS / f"{stem}-{width}-{scheme}.jpg", full_page=True, type="jpeg", quality=70
-                )
-                assert overflow <= 1, f"{scheme}, {width} px: the page is {overflow} px wider than the window"
-                # The theme makes wide code focusable as it loads, and we loaded at 1280. A chapter without
-                # demo or animation has only the theme's colours, which the pages in book/ have too.
-                own_colours = page.locator("article .csos-demo, article [id^=csos-]").count() > 0
-                if width == 360 or (scheme == "dark" and name.startswith("notebooks/") and not own_colours):
-                    continue
-                # Only the contrast depends on the theme. docutils writes the roles of a bibliography entry,
-                # which axe calls outdated.
-                options = {"preload": False, "resultTypes": ["violations"]}
-                if scheme == "dark":
-                    options["runOnly"] = ["color-contrast"]
-                context_of_axe = {"exclude": [[".citation-list"]]}
-                violations = Axe().run(page, context=context_of_axe, options=options).response["violations"]
-                found = [
-                    f"{scheme}: {v['id']}: {v['help']} {[node['html'][:120] for node in v['nodes'][:3]]}"
-                    for v in violations
-                    if v["id"] not in THEME_RULES
-                ]
-                assert not found, "\n".join(found)
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+            page.wait_for_timeout(100)  # the theme follows the window with a short delay
+            there = page.evaluate(STATE)
+            assert not there["cut"], f"at {width} px an equation is wider than its line"
+            wider = there["overflow"]
+            assert wider <= 1, f"{scheme}, {width} px: the page is {wider} px wider than the window"
+            shoot(page, f"{name.removesuffix('.html').replace('/', '-')}-{width}-{scheme}", full_page=True)
+            # The theme makes wide code focusable as it loads, and we loaded at 1280. A chapter without
+            # demo or animation has only the theme's colours, which the pages in book/ have too.
+            own_colours = page.locator("article .csos-demo, article [id^=csos-]").count() > 0
+            themes_alone = name.startswith("notebooks/") and not own_colours and name != WHOLE
+            if width == 360 or (scheme == "dark" and themes_alone):
+                continue
+            # Only the contrast depends on the theme. docutils writes the roles of a bibliography entry,
+            # which axe calls outdated.
+            options = {"preload": False, "resultTypes": ["violations"]}
+            if scheme == "dark":
+                options["runOnly"] = ["color-contrast"]
+            exclude = [[".citation-list"]]
+            if name != WHOLE:
+                exclude += [[".highlight"], ["mjx-container"]]
+            context_of_axe = {"exclude": exclude}
+            violations = Axe().run(page, context=context_of_axe, options=options).response["violations"]
+            found = [
+                f"{scheme}: {v['id']}: {v['help']} {[node['html'][:120] for node in v['nodes'][:3]]}"
+                for v in violations
+                if v["id"] not in THEME_RULES
+            ]
+            assert not found, "\n".join(found)
         assert page.locator("mjx-merror").count() == 0, "an equation does not parse"
         for alt in page.eval_on_selector_all("article img", "images => images.map(image => image.alt)"):
             assert len(alt) > 20, f"alternative text {alt!r}"

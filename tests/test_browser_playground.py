@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from playground_node import FOLDER
-from test_browser import SHOTS, browser, site, watched  # noqa: F401
+from test_browser import browser, shoot, site, watched  # noqa: F401
 
 import csos_lib
 from csos_lib.interpret import without_molecule
@@ -226,7 +226,7 @@ def test_it_needs_no_network_once_it_is_there(page: Any) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_demos_for_everyone(site: str, browser: Any, scheme: str) -> None:  # noqa: F811
-    """Axe finds nothing, nothing is cut off, and the screenshots are there to be looked at."""
+    """Axe finds nothing, nothing is cut off, whatever is unfolded."""
     from axe_playwright_python.sync_playwright import Axe
 
     context = browser.new_context(color_scheme=scheme, reduced_motion="reduce")
@@ -242,8 +242,7 @@ def test_all_demos_for_everyone(site: str, browser: Any, scheme: str) -> None:  
         for demo in page.locator(".csos-demo").all():
             name = demo.get_attribute("data-csos-demo")
             assert demo.evaluate("demo => demo.scrollWidth - demo.clientWidth") <= 1, f"{name} at {width} px"
-            SHOTS.mkdir(exist_ok=True)
-            demo.screenshot(path=SHOTS / f"demo-{name}-{width}-{scheme}.png")
+            shoot(demo, f"demo-{name}-{width}-{scheme}")
         if width == 360:  # the theme makes wide code focusable when it loads, and we loaded at 1280
             continue
         found = Axe().run(page, context=".csos-demo", options={"preload": False}).response["violations"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from playground_node import FOLDER
-from test_browser import SHOTS, browser, serve, watched  # noqa: F401
+from test_browser import browser, serve, shoot, watched  # noqa: F401
 
 pytestmark = pytest.mark.browser
 PAGE = b"""<!doctype html><html lang="en" data-theme="light"><head><meta charset="utf-8"><title>Views</title>
@@ -237,14 +237,13 @@ def test_for_everyone(page: Any) -> None:
         fold.click()
     page.get_by_role("button", name="Death").first.click()
     page.wait_for_timeout(600)  # live regions have spoken
-    SHOTS.mkdir(exist_ok=True)
     for scheme in ("light", "dark"):
         page.evaluate("scheme => { document.documentElement.dataset.theme = scheme; }", scheme)
         for width in (1280, 360):
             page.set_viewport_size({"width": width, "height": 1000})
             root = "document.documentElement"
             assert page.evaluate(f"{root}.scrollWidth - {root}.clientWidth") <= 0, (scheme, width)
-            page.screenshot(path=SHOTS / f"playground-views-{width}-{scheme}.png", full_page=True)
+            shoot(page, f"playground-views-{width}-{scheme}", full_page=True)
             if (scheme, width) not in (("light", 1280), ("dark", 360)):
                 continue
             violations = Axe().run(page, options={"preload": False}).response["violations"]
