@@ -78,6 +78,7 @@ def notation(chapter_number: int) -> set[str]:
 
 
 def test_symbols_are_told_apart() -> None:
+    assert sum(len(numbered_equations(path)) for path in CHAPTERS) > 100
     tex = r"\hat W_{k} = \bar{p} + \operatorname{rms}(h), \mathbb{R}^n \text{ for all } \tfrac12 \bar\pi_c"
     assert symbols(tex) == {r"\hatW", "k", r"\barp", "rms", "h", r"\mathbbR", "n", r"\bar\pi", "c"}
 
@@ -86,7 +87,6 @@ def test_symbols_are_told_apart() -> None:
 def test_every_symbol_of_a_numbered_equation_is_in_the_notation(path: Path) -> None:
     known = notation(int(path.stem[:2]))
     equations = numbered_equations(path)
-    assert equations
     missing = {label: symbols(tex) - known for label, tex in equations.items()}
     assert not {label: letters for label, letters in missing.items() if letters}
 

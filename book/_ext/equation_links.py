@@ -43,7 +43,8 @@ def functions_by_equation(env: BuildEnvironment) -> dict[str, list[str]]:
     """For each label, the names on the API page whose docstrings refer to it."""
     found: dict[str, list[str]] = defaultdict(list)
     for name, entry in _objects(env).items():
-        if entry.objtype in ("function", "class", "method") and not name.startswith(NOT_MATHEMATICS):
+        shown = entry.objtype in ("function", "class", "method") and not entry.aliased
+        if shown and not name.startswith(NOT_MATHEMATICS):
             for label in dict.fromkeys(re.findall(r":eq:`([\w-]+)`", _docstring(name))):
                 found[label].append(name)
     return found
