@@ -13,15 +13,19 @@ RESULTS = Path(csos_lib.__file__).parent / "results"
 
 
 def write_table(
-    name: str, columns: Sequence[str], rows: Iterable[Sequence[object]], machine: str = ""
+    name: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    machine: str = "",
+    command: str | None = None,
 ) -> None:
-    """Write csos_lib/results/NAME.csv, the result of benchmarks/NAME.py run on one thread.
+    """Write csos_lib/results/NAME.csv, the result of a command (benchmarks/NAME.py) run on one thread.
 
     Timings name the machine.
     Floats get six digits; all else is written as it is.
     """
     with (RESULTS / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        print(f"# python benchmarks/{name}.py", file=file)
+        print(f"# {command or f'python benchmarks/{name}.py'}", file=file)
         versions = f"torch {torch.__version__}, Python {platform.python_version()}"
         print(f"# {', '.join(filter(None, (versions, machine, 'one thread')))}", file=file)
         writer = csv.writer(file, lineterminator="\n")
