@@ -1,6 +1,6 @@
 """How fast a bank of operators is at (B, d) = (256, 256): forward, and forward and backward.
 
-    python benchmarks/operators.py                                   everything, about fifteen minutes
+    python benchmarks/operators.py                                   everything, about half an hour
     python benchmarks/operators.py --banks library --counts 32 64    these rows again, the others stay
 
 Writes csos_lib/results/operators.csv. Banks: "library" is the mini library, doubled; "programs" are random
@@ -15,7 +15,12 @@ stacked:    the answers of the graph without their norms, stacked, then one norm
 vmap:       operators that differ in numbers only are one call of torch.vmap over these numbers.
 compiled:   torch.compile of the bank, K = 32 only.
 recomputed: the mixture in blocks of 32 operators, run again in the backward pass (torch.utils.checkpoint).
-floor:      one pass that writes K x B x d numbers to fresh memory.
+floor:      one pass that writes K x B x d numbers into memory just asked for.
+sin:        torch.sin over (B, d), to compare runs of different hours: a machine is not always equally fast.
+
+memory: "returned", as the C library does unless told otherwise: large tables go back to the system when they
+are freed, and each call asks for them again; "kept": the process keeps them (by the settings in MEMORY).
+They are glibc's and count from the start of a process, so this program starts itself again for each.
 
 peak_megabytes: how far one call raises the resident memory (Linux); forward is without gradients.
 """
@@ -23,7 +28,10 @@ peak_megabytes: how far one call raises the resident memory (Linux); forward is 
 import argparse
 import csv
 import functools
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -40,6 +48,7 @@ COLUMNS = (
     "bank",
     "count",
     "pass",
+    "memory",
     "candidate",
     "milliseconds",
     "microseconds_per_operator",
@@ -55,6 +64,11 @@ COLUMNS = (
 B = D = 256
 COUNTS = {"library": (32, 64, 128, 256, 512, 1024), "programs": (32, 256, 1024)}
 BLOCK = 32
+GIBIBYTE = str(2**30)
+MEMORY = {
+    "returned": {},
+    "kept": {"MALLOC_TRIM_THRESHOLD_": GIBIBYTE, "MALLOC_MMAP_THRESHOLD_": GIBIBYTE},
+}
 
 
 @functools.cache
@@ -149,6 +163,7 @@ def candidates(
 
         found["recomputed"] = lambda: run(recomputed, gradient)
     if not backward:
+        found["sin"] = lambda: (torch.sin(x), None)[1]
         found["floor"] = lambda: (torch.empty(count, B, D).fill_(1.0), None)[1]
     return found
 
@@ -163,7 +178,7 @@ def seconds(call: Callable[[], object], at_least: float) -> float:
     return best
 
 
-def measure(bank: str, count: int, backward: bool, patience: float) -> list[list[object]]:
+def measure(bank: str, count: int, backward: bool, memory: str, patience: float) -> list[list[object]]:
     torch.manual_seed(0)
     x = torch.randn(B, D)
     operators = expressions(bank, count)
@@ -185,8 +200,8 @@ def measure(bank: str, count: int, backward: bool, patience: float) -> list[list
         ratios = [a / b for a, b in zip(times["one by one"], times[name], strict=True)]
         taken = statistics.median(times[name])
         peak = peak_megabytes(call) if name in ("bank", "mixture", "recomputed", "floor") else None
-        row = [bank, count, "both" if backward else "forward", name, f"{taken * 1e3:.4g}"]
-        row += [f"{taken * 1e6 / count:.4g}", f"{statistics.median(ratios):.2f}"]
+        row = [bank, count, "both" if backward else "forward", memory, name]
+        row += [f"{taken * 1e3:.4g}", f"{taken * 1e6 / count:.4g}", f"{statistics.median(ratios):.2f}"]
         row += [f"{min(ratios):.2f}", f"{max(ratios):.2f}", "" if peak is None else f"{peak:.1f}"]
         rows.append([*row, *cost[1:]])
         print("  ".join(map(str, rows[-1])), flush=True)
@@ -200,8 +215,14 @@ def main() -> None:
     parser.add_argument("--banks", nargs="+", default=list(COUNTS))
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS["library"])
     parser.add_argument("--passes", nargs="+", default=["forward", "both"])
+    parser.add_argument("--memory", nargs="+", default=list(MEMORY), choices=list(MEMORY))
     parser.add_argument("--patience", type=float, default=8, help="seconds a measurement")
     arguments = parser.parse_args()
+    if "CSOS_MEMORY" not in os.environ:
+        for memory in arguments.memory:
+            environment = os.environ | MEMORY[memory] | {"CSOS_MEMORY": memory}
+            subprocess.run([sys.executable, *sys.argv], env=environment, check=True)
+        return
     torch.set_num_threads(1)
     print(processor())
     path = RESULTS / "operators.csv"
@@ -210,12 +231,12 @@ def main() -> None:
         with path.open(encoding="utf-8") as file:
             table = csv.reader(line for line in file if not line.startswith("#"))
             next(table)
-            rows = {tuple(row[:4]): list(row) for row in table}
+            rows = {tuple(row[:5]): list(row) for row in table}
     for bank in arguments.banks:
         for count in sorted(set(arguments.counts) & set(COUNTS[bank])):
             for way in arguments.passes:
-                for row in measure(bank, count, way == "both", arguments.patience):
-                    rows[tuple(map(str, row[:4]))] = row
+                for row in measure(bank, count, way == "both", os.environ["CSOS_MEMORY"], arguments.patience):
+                    rows[tuple(map(str, row[:5]))] = row
                     write_table("operators", COLUMNS, rows.values(), processor())
 
 

@@ -21,7 +21,19 @@ def randn(*shape: int) -> Tensor:
 ONE_ROW: dict[str, dict[str, Any]] = {
     **{
         name: {}
-        for name in ["negate", "exp", "gelu", "tanh", "sigmoid", "rms", "layer_norm", "sin", "cos", "sort"]
+        for name in [
+            "negate",
+            "exp",
+            "gelu",
+            "tanh",
+            "sigmoid",
+            "rms",
+            "layer_norm",
+            "sin",
+            "cos",
+            "sort",
+            "both_ways",
+        ]
     },
     "multiple": {"scale": 0.7},
     "power": {"degree": 3},
@@ -32,7 +44,7 @@ ONE_ROW: dict[str, dict[str, Any]] = {
     "rbf": {"sigma": 0.8},
     "closeness": {"tau": 0.8},
     "score": {"tau": 0.8},
-    "softsorted": {"tau": 0.8},
+    "blur_sorted": {"tau": 0.8},
     "soft_rank": {"tau": 0.8},
     "log_sinkhorn": {"iterations": 3},
     "dilate": {"tau": 0.3, "grid": GRID},
@@ -65,8 +77,8 @@ def example(name: str) -> tuple[list[Tensor], dict[str, Any]]:
         x, y = randn(2, D), randn(2, D)
         return [x, x.sort(-1, descending=True).values if name == "absolute_row_sums" else y], TWO_ROWS[name]
     x = randn(2, D, D) if name == "log_sinkhorn" else randn(2, D)
-    if name == "softsorted":
-        x = x.sort(-1, descending=True).values
+    if name == "blur_sorted":
+        x = ops.sorting.both_ways(ops.sort(x))
     return [x], ONE_ROW[name]
 
 

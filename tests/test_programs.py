@@ -178,7 +178,7 @@ def test_parameters_are_log_uniform_in_their_ranges() -> None:
         ("dilate", "tau"): TAU,
         ("soft_quantile", "tau"): TAU,
         ("closeness", "tau"): TAU,
-        ("softsorted", "tau"): TAU,
+        ("blur_sorted", "tau"): TAU,
     }
     for key, (low, high) in ranges.items():
         assert all(low <= value <= high for value in found[key]), key
@@ -203,12 +203,13 @@ def test_every_primitive_is_drawn_and_matrices_are_shared() -> None:
         "closing",
         "prototypes",
         "soft_neighbours",
+        "softsorted",
         "soft_rank",
         "neuralsort",
         "sinkhorn",
     }
     assert everyday - renamed <= set(names)
-    assert {"matmul", "add_scaled", "ratio", "negate", "rbf", "closeness"} <= set(names)
+    assert {"matmul", "add_scaled", "ratio", "negate", "rbf", "closeness", "blur_sorted"} <= set(names)
     large = sum(names[x] for x in ("soft_rank", "order_weights", "log_sinkhorn"))
     assert large < 0.02 * len(PROGRAMS)
     matrices = {node for node in nodes if node.name == "weight"}

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from csos_lib.operators.expressions import T, primitive
 from csos_lib.operators.inner import closeness, exp
@@ -48,7 +47,7 @@ def softsort(s: T, tau: float) -> T:
 
 
 class RunningSum(torch.autograd.Function):
-    """y_i = x_i + f_i y_(i-1) along the last axis but one, f_0 = 0, in about 2 sqrt n steps instead of n.
+    """y_i = x_i + f_i y_(i-1) along the first axis, y_(-1) = 0, in about 2 sqrt n steps instead of n.
 
     First all blocks of sqrt n places go their steps side by side, then each block gets what the one before
     it ends in. The gradient is another such sum, from the end to the beginning.
@@ -58,16 +57,18 @@ class RunningSum(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, factors: Tensor) -> Tensor:
-        n = x.shape[-2]
-        size = math.isqrt(n)
-        y, decay = x.clone(), factors.clone()
+        n, size = len(x), math.isqrt(len(x))
+        blocks = -(-n // size)
+        whole = [torch.cat([z, z.new_zeros(blocks * size - n, *z.shape[1:])]) for z in (x, factors)]
+        sums, decay = (z.unflatten(0, (blocks, size)) for z in whole)
+        y, f = sums.unbind(1), decay.unbind(1)
         for i in range(1, size):
-            y[..., i::size, :].addcmul_(factors[..., i::size, :], y[..., i - 1 : n - 1 : size, :])
-            decay[..., size + i :: size, :].mul_(decay[..., size + i - 1 : n - 1 : size, :])
-        for block in range(size, n, size):
-            place = slice(block, block + size)
-            y[..., place, :].addcmul_(decay[..., place, :], y[..., block - 1 : block, :])
-        return y
+            y[i].addcmul_(f[i], y[i - 1])
+            f[i].mul_(f[i - 1])
+        y, f = sums.unbind(0), decay.unbind(0)
+        for i in range(1, blocks):
+            y[i].addcmul_(f[i], y[i - 1][-1])
+        return sums.flatten(0, 1)[:n]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -76,19 +77,51 @@ class RunningSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         factors, y = ctx.saved_tensors
-        back = RunningSum.apply(gradients[0].flip(-2), factors.flip(-2).roll(1, -2)).flip(-2)
-        return back, (back * y.roll(1, -2)).sum_to_size(factors.shape)
+        back = RunningSum.apply(gradients[0].flip(0), factors.flip(0).roll(1, 0)).flip(0)
+        before = torch.cat([torch.zeros_like(y[:1]), y[:-1]])
+        return back, (back * before).sum_to_size(factors.shape)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Tensor) -> tuple[Tensor, int]:
         places = zip(given, in_dims, strict=True)
-        size = info.batch_size
-        moved = [x.expand(size, *x.shape) if k is None else x.movedim(k, 0) for x, k in places]
-        return RunningSum.apply(*moved), 0
+        moved = [x.unsqueeze(-1) if k is None else x.movedim(k, -1) for x, k in places]
+        shape = torch.broadcast_shapes(*(x.shape for x in moved))
+        return RunningSum.apply(moved[0].expand(shape), moved[1]), -1
 
 
-@primitive("sorting")
-def softsorted(ordered: Tensor, tau: float | Tensor) -> Tensor:
+@primitive("sorting", "{0}")
+def both_ways(ordered: Tensor) -> Tensor:
+    """A descending row read from either end, all that :func:`softsorted` needs before it knows tau.
+
+    Args:
+        ordered: rows (B, n) in descending order.
+
+    Returns:
+        (n, 3, 2, B): minus the distance from the place before, 0 at first; ones; the values. Each from the
+        left and from the right.
+
+    Chapter 18, :eq:`eq-softsorted`.
+    """
+    a = ordered.movedim(-1, 0).contiguous()  # so that each step of the sums reads whole rows
+    steps = a.diff(dim=0)
+    first = torch.zeros_like(a[:1])
+    left = torch.stack([torch.cat([first, steps]), torch.ones_like(a), a], 1)
+    right = torch.stack([torch.cat([first, steps.flip(0)]), torch.ones_like(a), a.flip(0)], 1)
+    return torch.stack([left, right], 2)
+
+
+@primitive("sorting", "softsorted({0}, tau={tau})")
+def blur_sorted(ways: Tensor, tau: float | Tensor) -> Tensor:
+    """:func:`softsorted` of rows that :func:`both_ways` has read, (n, 3, 2, B) to (B, n).
+
+    Chapter 18, :eq:`eq-softsorted`.
+    """
+    sums = RunningSum.apply(ways[:, 1:], (ways[:, :1] / tau).exp())
+    weights, values = (sums[:, :, 0] + sums[:, :, 1].flip(0)).unbind(1)
+    return ((values - ways[:, 2, 0]) / (weights - 1)).movedim(0, -1).contiguous()
+
+
+def softsorted(ordered: T, tau: float) -> T:
     """What SoftSort's matrix makes of the values themselves, without the matrix: n numbers, not n^2.
 
     Over a sorted list the weight exp(-|a_i - a_j| / tau) is the product of the weights of the steps between,
@@ -107,12 +140,7 @@ def softsorted(ordered: Tensor, tau: float | Tensor) -> Tensor:
     >>> softsorted(torch.tensor([[3.0, 2.0, 1.0]]), tau=0.01).round(decimals=3)
     tensor([[3., 2., 1.]])
     """
-    a = ordered / tau
-    both = torch.stack([a, -a.flip(-1)]).mT.contiguous()  # read from the right, -a descends as well
-    factors = F.pad(both.diff(dim=-2).exp(), (0, 0, 1, 0))
-    sums = RunningSum.apply(torch.stack([torch.ones_like(both), both], 1), factors.unsqueeze(1))
-    left, right = sums[0], sums[1].flip(-2)
-    return ((left[1] - right[1] - both[0]) / (left[0] + right[0] - 1)).mT * tau
+    return blur_sorted(both_ways(ordered), tau)
 
 
 @primitive("sorting")
