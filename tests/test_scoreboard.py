@@ -70,7 +70,7 @@ def test_tuning_never_sees_a_test_image():
 @pytest.mark.parametrize("name", scoreboard.MODELS)
 def test_every_entry_runs(name, monkeypatch):
     """200 images, one epoch: a smoke run. The large banks take half of a second a batch, hence 20 of them."""
-    count = 20 if name in scoreboard.LARGE else 200
+    count = 20 if name in scoreboard.SMALL else 200
     small = csos_lib.Dataset(*(t[:count] for t in csos_lib.load_dataset("mnist5k")))
     monkeypatch.setattr(scoreboard, "load", lambda dataset: small)
     monkeypatch.setattr(scoreboard, "look", scoreboard.look.func)  # not from the cache on disk
