@@ -170,9 +170,13 @@ SEEDS: dict[str, dict[str, int]] = {
     "mnist": FULL,
 }
 """How many seeds of each model the whole table has."""
+NOT_YET = {
+    "mnist5k": ("automaton",),
+    "fashion_mnist": ("chemistry", "equilibrium", "operators 64", "operators 128"),
+}
 HERE: dict[str, dict[str, int]] = {
-    "mnist5k": SEEDS["mnist5k"],
-    "fashion_mnist": FULL,
+    dataset: {name: seeds for name, seeds in SEEDS[dataset].items() if name not in slow}
+    for dataset, slow in NOT_YET.items()
 }
 """How many of them the committed table has so far; the commands above run the others."""
 TUNING_SEEDS = {"mnist5k": 1, "fashion_mnist": 2}
