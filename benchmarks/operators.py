@@ -51,7 +51,6 @@ COLUMNS = (
     "memory",
     "candidate",
     "milliseconds",
-    "microseconds_per_operator",
     "ratio",
     "ratio_low",
     "ratio_high",
@@ -201,7 +200,7 @@ def measure(bank: str, count: int, backward: bool, memory: str, patience: float)
         taken = statistics.median(times[name])
         peak = peak_megabytes(call) if name in ("bank", "mixture", "recomputed", "floor") else None
         row = [bank, count, "both" if backward else "forward", memory, name]
-        row += [f"{taken * 1e3:.4g}", f"{taken * 1e6 / count:.4g}", f"{statistics.median(ratios):.2f}"]
+        row += [f"{taken * 1e3:.4g}", f"{statistics.median(ratios):.2f}"]
         row += [f"{min(ratios):.2f}", f"{max(ratios):.2f}", "" if peak is None else f"{peak:.1f}"]
         rows.append([*row, *cost[1:]])
         print("  ".join(map(str, rows[-1])), flush=True)
