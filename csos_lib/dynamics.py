@@ -1,11 +1,9 @@
 """How a reaction is applied over time: one step, T steps, and every state on the way."""
 
-import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from csos_lib import _check
 from csos_lib.simplex import normalise
@@ -73,10 +71,7 @@ def mirror_step(log_x: Tensor, reaction: Reaction, decay: float, alpha: float) -
     [[0.5, 0.5]]
     """
     _check_step(log_x, decay, alpha, "log_x")
-    # Products of concentrations below this would be subnormal numbers, a hundred times as slow. As
-    # zeros they change R(x) by far less than its rounding; log_x itself keeps them.
-    x = F.threshold(log_x.exp(), math.sqrt(torch.finfo(log_x.dtype).tiny), 0.0)
-    return torch.log_softmax((1 - decay) * log_x + alpha * log_x.shape[1] * reaction(x), 1)
+    return torch.log_softmax((1 - decay) * log_x + alpha * log_x.shape[1] * reaction(log_x.exp()), 1)
 
 
 def laid_out(reaction: Reaction) -> Reaction:

@@ -5,6 +5,7 @@ of one d are a product of two contiguous blocks (x and x shifted by d), and noth
 """
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -80,6 +81,12 @@ def multiply_pairs(x: Tensor) -> Tensor:
     return pairs.reshape((num_basis // 2 + 1) * num_basis, batch)[: count_pairs(num_basis)]
 
 
+def _molecules_first(x: Tensor) -> Tensor:
+    # Products of numbers below this would be subnormal, a hundred times as slow. As zeros they change R(x)
+    # by far less than its rounding.
+    return F.hardshrink(x.T.contiguous(), math.sqrt(torch.finfo(x.dtype).tiny))
+
+
 class PackedQuadratic(torch.autograd.Function):
     """R (B, N) from x (B, N) and the coefficients (N, P) of `pack`.
 
@@ -91,7 +98,7 @@ class PackedQuadratic(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, packed: Tensor) -> Tensor:
-        return (packed @ multiply_pairs(x.T.contiguous())).T
+        return (packed @ multiply_pairs(_molecules_first(x))).T
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
@@ -100,7 +107,7 @@ class PackedQuadratic(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[no-untyped-def]
         x, packed = ctx.saved_tensors
-        x, grad = x.T.contiguous(), grad.T.contiguous()
+        x, grad = _molecules_first(x), grad.T.contiguous()
         grad_x = _Spread.apply(x, packed.T @ grad).T if ctx.needs_input_grad[0] else None
         grad_packed = grad @ multiply_pairs(x).T if ctx.needs_input_grad[1] else None
         return grad_x, grad_packed
