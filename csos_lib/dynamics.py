@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from csos_lib import _check
 from csos_lib.simplex import normalise
@@ -71,7 +72,9 @@ def mirror_step(log_x: Tensor, reaction: Reaction, decay: float, alpha: float) -
     [[0.5, 0.5]]
     """
     _check_step(log_x, decay, alpha, "log_x")
-    return torch.log_softmax((1 - decay) * log_x + alpha * log_x.shape[1] * reaction(log_x.exp()), 1)
+    # Low-rank reactions multiply what is left of the dead too: see `_molecules_first`. log_x keeps them.
+    x = F.threshold(log_x.exp(), torch.finfo(log_x.dtype).tiny ** 0.5, 0.0)
+    return torch.log_softmax((1 - decay) * log_x + alpha * log_x.shape[1] * reaction(x), 1)
 
 
 def laid_out(reaction: Reaction) -> Reaction:

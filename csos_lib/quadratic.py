@@ -5,7 +5,6 @@ of one d are a product of two contiguous blocks (x and x shifted by d), and noth
 """
 
 import itertools
-import math
 
 import torch
 from torch import Tensor
@@ -82,9 +81,9 @@ def multiply_pairs(x: Tensor) -> Tensor:
 
 
 def _molecules_first(x: Tensor) -> Tensor:
-    # Products of numbers below this would be subnormal, a hundred times as slow. As zeros they change R(x)
-    # by far less than its rounding.
-    return F.hardshrink(x.T.contiguous(), math.sqrt(torch.finfo(x.dtype).tiny))
+    # Products of numbers below this would be subnormal, a hundred times as slow. Beside concentrations that
+    # sum to 1 they are far less than what rounding leaves out of R(x).
+    return F.hardshrink(x.T.contiguous(), torch.finfo(x.dtype).tiny ** 0.5)
 
 
 class PackedQuadratic(torch.autograd.Function):
