@@ -10,6 +10,7 @@ time, which other programs disturb little.
 
 one by one: K banks of one operator each, every one with its own graph and fixed tensors.
 bank:       their graph, which writes (K, B, d).
+in place:   the same into a table that it is given, `bank(h, out=table)`; forward only.
 mixture:    their weighted sum, streamed; it is held against `one by one` without any sum.
 stacked:    the answers of the graph without their norms, stacked, then one norm over all of them.
 vmap:       operators that differ in numbers only are one call of torch.vmap over these numbers.
@@ -22,7 +23,8 @@ memory: "returned", as the C library does unless told otherwise: large tables go
 are freed, and each call asks for them again; "kept": the process keeps them (by the settings in MEMORY).
 They are glibc's and count from the start of a process, so this program starts itself again for each.
 
-peak_megabytes: how far one call raises the resident memory (Linux); forward is without gradients.
+peak_megabytes: how far one call raises the resident memory (Linux); forward is without gradients. For
+`one by one` that is the hungriest operator's, because each has been forgotten when the next one runs.
 """
 
 import argparse
@@ -63,6 +65,7 @@ COLUMNS = (
 B = D = 256
 COUNTS = {"library": (32, 64, 128, 256, 512, 1024), "programs": (32, 256, 1024)}
 BLOCK = 32
+WITH_PEAK = ("one by one", "bank", "in place", "mixture", "recomputed", "floor")
 GIBIBYTE = str(2**30)
 MEMORY = {
     "returned": {},
@@ -162,6 +165,8 @@ def candidates(
 
         found["recomputed"] = lambda: run(recomputed, gradient)
     if not backward:
+        table = torch.empty(count, B, D)
+        found["in place"] = lambda: run(lambda h: graph(h, out=table), gradient)
         found["sin"] = lambda: (torch.sin(x), None)[1]
         found["floor"] = lambda: (torch.empty(count, B, D).fill_(1.0), None)[1]
     return found
@@ -198,7 +203,7 @@ def measure(bank: str, count: int, backward: bool, memory: str, patience: float)
     for name, call in found.items():
         ratios = [a / b for a, b in zip(times["one by one"], times[name], strict=True)]
         taken = statistics.median(times[name])
-        peak = peak_megabytes(call) if name in ("bank", "mixture", "recomputed", "floor") else None
+        peak = peak_megabytes(call) if name in WITH_PEAK else None
         row = [bank, count, "both" if backward else "forward", memory, name]
         row += [f"{taken * 1e3:.4g}", f"{statistics.median(ratios):.2f}"]
         row += [f"{min(ratios):.2f}", f"{max(ratios):.2f}", "" if peak is None else f"{peak:.1f}"]

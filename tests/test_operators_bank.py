@@ -90,6 +90,8 @@ def test_arguments_are_checked() -> None:
         Bank([h @ weight(4)])(torch.rand(2, 5))
     with pytest.raises(ValueError, match=r"dtype of the module"):
         Bank([h @ weight(4)])(torch.rand(2, 4, dtype=torch.float64))
+    with torch.no_grad(), pytest.raises(ValueError, match=r"h must be a torch.Tensor"):
+        Bank([h @ weight(4)])([[0.0] * 4])
     with pytest.raises(
         ValueError, match=r"every operator must give \(2, 4\), got \(2, 7\) from rms\(squared"
     ):
@@ -109,6 +111,23 @@ def test_a_bank_equals_its_operators_one_by_one() -> None:
         torch.testing.assert_close(bank(x)[k], Bank([bank[k]])(x)[0], rtol=0, atol=0)
         assert bank[k] == (f if f.name == "rms" else rms(f))
     torch.testing.assert_close(bank(x).square().mean(-1), torch.ones(len(bank), 5), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("learnable", [False, True])
+def test_a_bank_writes_into_the_table_that_it_is_given(learnable: bool) -> None:
+    bank, x = Bank([*OPERATORS, OPERATORS[0]], learnable), torch.randn(5, 8)
+    out = torch.full((len(bank), 5, 8), torch.nan)
+    with torch.no_grad():
+        assert bank(x, out=out) is out
+        torch.testing.assert_close(out, bank(x), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"gradients = .* False\), got .* True\)"):
+        bank(x, out=out)
+    for other in (out[1:], out.double(), out.to("meta")):
+        with (
+            torch.no_grad(),
+            pytest.raises(ValueError, match=r"out must have .* = \(\(11, 5, 8\), torch"),
+        ):
+            bank(x, out=other)
 
 
 def test_a_bank_can_be_copied_and_stored() -> None:

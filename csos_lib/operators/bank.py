@@ -115,8 +115,7 @@ class Bank(nn.Module):
         """Each operator's number and answer (B, d), as soon as it is known; a node is dropped once read."""
         for operators, value, scale in self.factors(h):
             answer = value if scale is None else value * scale
-            for k in operators:
-                yield k, answer
+            yield from ((k, answer) for k in operators)
 
     def factors(self, h: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor | None]]:
         """As `stream`, with the last `rms` left to the reader: the answer is value (B, d) times scale (B, 1).
@@ -147,13 +146,35 @@ class Bank(nn.Module):
             if operators:
                 yield operators, value, scale
 
-    def forward(self, h: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or self.learnable:
+    def forward(self, h: Tensor, out: Tensor | None = None) -> Tensor:
+        """The answers of all K operators.
+
+        Args:
+            h: rows (B, d).
+            out: where to write them, (K, B, d) of the dtype of h, or None for a new tensor. One that is used
+                again and again saves asking for memory; only while gradients are disabled.
+
+        Returns:
+            (K, B, d); `out` if it was given.
+
+        Raises:
+            ValueError: h is not (B, d), or out has another shape, dtype or device, or gradients are enabled.
+
+        Chapter 21.
+        """
+        _check.floating("h", h)
+        if out is None and (torch.is_grad_enabled() or self.learnable):
             answers = dict(self.stream(h))
             return torch.stack([answers[k] for k in range(len(self))])
-        out = h.new_empty(len(self), *h.shape)
-        for k, answer in self.stream(h):
-            out[k] = answer  # while it is in cache, and before the next takes its memory
+        allowed = (len(self), *h.shape), h.dtype, h.device, False
+        out = h.new_empty(allowed[0]) if out is None else out
+        if (given := (out.shape, out.dtype, out.device, torch.is_grad_enabled())) != allowed:
+            raise ValueError(f"out must have shape, dtype, device, gradients = {allowed}, got {given}")
+        for operators, value, scale in self.factors(h):
+            for k in operators:
+                out[k] = value  # while it is in cache, and before the next takes its memory
+                if scale is not None:
+                    out[k].mul_(scale)
         return out
 
     def cost(self) -> Cost:

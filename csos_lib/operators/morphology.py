@@ -1,5 +1,7 @@
 """Family 6, soft maxima: log-sum-exp instead of max, over a row or over the window around each place."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -58,12 +60,9 @@ def _window_lse(x: Tensor, tau: float | Tensor, window: int) -> Tensor:
         return x
     padded = pad(x, window // 2) / tau
     shifted = [padded[..., k : k + x.shape[-1]] for k in range(window)]
-    top = shifted[0].detach()
-    for y in shifted[1:]:  # whole rows at a time: three times as fast as logsumexp over short windows
-        top = torch.maximum(top, y.detach())
-    total = (shifted[0] - top).exp()
-    for y in shifted[1:]:
-        total = total + (y - top).exp()
+    # whole rows at a time: three times as fast as logsumexp over short windows
+    top = functools.reduce(torch.maximum, [y.detach() for y in shifted])
+    total = functools.reduce(torch.add, [(y - top).exp() for y in shifted])
     return (top + total.log()) * tau
 
 

@@ -103,11 +103,9 @@ def both_ways(ordered: Tensor) -> Tensor:
     Chapter 18, :eq:`eq-softsorted`.
     """
     a = ordered.movedim(-1, 0).contiguous()  # so that each step of the sums reads whole rows
-    steps = a.diff(dim=0)
-    first = torch.zeros_like(a[:1])
-    left = torch.stack([torch.cat([first, steps]), torch.ones_like(a), a], 1)
-    right = torch.stack([torch.cat([first, steps.flip(0)]), torch.ones_like(a), a.flip(0)], 1)
-    return torch.stack([left, right], 2)
+    values, falling = torch.stack([a, a.flip(0)], 1), torch.stack([a, -a.flip(0)], 1)
+    steps = falling.diff(dim=0, prepend=falling[:1])
+    return torch.stack([steps, torch.ones_like(values), values], 1)
 
 
 @primitive("sorting", "softsorted({0}, tau={tau})")
