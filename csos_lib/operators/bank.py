@@ -55,6 +55,9 @@ class Cost(NamedTuple):
 class Bank(nn.Module):
     """K operators h (B, d) -> (B, d) stored as one graph: whatever they have in common is computed once.
 
+    `bank(h)` is all their answers, (K, B, d). While gradients are disabled, `bank(h, out=table)` writes them
+    into a table that is there already, which saves asking for memory in every call.
+
     Args:
         expressions: K formulas, at least one, each a function of `h` that gives (B, d).
         learnable: make every continuous parameter (scale, tau, sigma, alpha) a parameter, learned through its
@@ -66,7 +69,8 @@ class Bank(nn.Module):
         dim: d, or None where nothing in the formulas fixes it.
 
     Raises:
-        ValueError: there is no expression, one does not use `h`, their dimensions differ, or h is not (B, d).
+        ValueError: there is no expression, one does not use `h`, their dimensions differ, h is not (B, d), or
+            `out` is not (K, B, d) of its dtype.
 
     Source: memo 2, section 3; hash-consing, Ershov (1958). Chapter 13; chapter 21, :eq:`eq-written`.
 
@@ -151,8 +155,8 @@ class Bank(nn.Module):
 
         Args:
             h: rows (B, d).
-            out: where to write them, (K, B, d) of the dtype of h, or None for a new tensor. One that is used
-                again and again saves asking for memory; only while gradients are disabled.
+            out: where to write them, (K, B, d) of the dtype of h, only while gradients are disabled; None for
+                a new tensor.
 
         Returns:
             (K, B, d); `out` if it was given.
