@@ -1812,7 +1812,7 @@ async function mountSorting(element) {
     gauge,
   );
   const table = el("table", { class: "csos-sort-table" });
-  const details = el("details", { class: "csos-more", ontoggle: () => draw() }, el("summary", {}, "The numbers as a table"), el("div", { class: "csos-sort-scroll", tabindex: 0, role: "group", "aria-label": "The numbers as a table" }, table));
+  const details = el("details", { class: "csos-more" }, el("summary", {}, "The numbers as a table"), el("div", { class: "csos-sort-scroll", tabindex: 0, role: "group", "aria-label": "The numbers as a table" }, table));
   element.replaceChildren(
     el(
       "div",
@@ -1897,7 +1897,7 @@ async function mountSorting(element) {
       `columns to ${two(Math.min(...used))} ... ${two(Math.max(...used))}.`;
     bounds.textContent = `${two(most)} ≤ ${maximum.toFixed(3)} ≤ ${two(bound)} = max + τ log ${BARS}`;
     gauge.setAttribute("cx", 8 + (284 * (maximum - most)) / (tau * Math.log(BARS)));
-    if (details.open) fillTable(P, soft);
+    fillTable(P, soft);
     live.say(
       `${label} at τ = ${tau.toPrecision(2)}: softly sorted ${[...soft].map(two).join(", ")}. Soft maximum ${two(maximum)}, maximum ${two(most)}.`,
     );
