@@ -52,7 +52,15 @@ class _Reaction(nn.Module):
         raise NotImplementedError
 
     def lay_out(self) -> Callable[[Tensor], Tensor]:
-        """This reaction as a function for many steps: whatever depends on W alone is done now, once."""
+        """This reaction as a function for many steps: whatever depends on W alone is done now, once.
+
+        With hooks (pruning, say) or a forward of its own a call does more than that: then it is the reaction.
+        """
+        hooks = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
+        own = type(self).forward is not _Reaction.forward
+        return self if own or any(hooks) else self._laid_out()
+
+    def _laid_out(self) -> Callable[[Tensor], Tensor]:
         produce = self._lay_out()
         dtype = next(self.parameters()).dtype
 
@@ -63,7 +71,7 @@ class _Reaction(nn.Module):
         return reaction
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.lay_out()(x)
+        return self._laid_out()(x)
 
     def extra_repr(self) -> str:
         return f"num_basis={self.num_basis}"

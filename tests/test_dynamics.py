@@ -6,6 +6,7 @@ from conftest import check_on_fake_cuda
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from csos_lib.dynamics import euler_step, iterate, mirror_step, run, trajectory
 from csos_lib.reactions import CPReaction, DenseReaction, SymmetricReaction, symmetrise
@@ -209,6 +210,30 @@ def test_run_is_the_end_of_the_trajectory_and_lays_out_once(kind):
     # A plain callable has nothing to lay out, and gives the same.
     torch.testing.assert_close(run(x, lambda m: reaction(m), 5, 0.1, 0.5, kind), states[-1])
     torch.testing.assert_close(states[0], x)
+
+
+@both
+def test_a_reaction_that_does_more_when_called_does_so_in_every_step(kind):
+    class Twice(DenseReaction):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    hooked, pruned = DenseReaction(6), DenseReaction(6)
+    hooked.register_forward_hook(lambda module, inputs, made: 2 * made)
+    prune.random_unstructured(pruned, "weight", 0.5)
+    run(torch.rand(3, 6).softmax(1), pruned, 2, 0.1, 1.0, kind).sum().backward()
+    with torch.no_grad():
+        pruned.weight_orig.mul_(2)  # as a step of training changes it
+    for reaction in (Twice(6), hooked, pruned):
+        x = torch.rand(3, 6).softmax(1)
+        found = run(x, reaction, 1, 0.1, 1.0, kind)
+        by_hand = (
+            euler_step(x, reaction, 0.1, 1.0)
+            if kind == "euler"
+            else mirror_step(x.log(), reaction, 0.1, 1.0).exp()
+        )
+        assert torch.equal(found, by_hand)
+        found.sum().backward()
 
 
 def test_iterate_gives_every_state_of_any_step():
