@@ -5,6 +5,7 @@ that counts: c[k, i, j] = W[k, i, j] + W[k, j, i], or W[k, i, i].
 """
 
 import math
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -60,13 +61,14 @@ def attribute(model: CSOS, images: Tensor) -> Attribution:
 
     Args:
         model: a CSOS with named dynamics and a reaction that has `to_tensor`.
-        images: (B, 784). One row explains that image; the rows of one class explain the class on average.
+        images: (B, inputs) of the model. One row explains that image; the rows of one class explain the class
+            on average.
 
     Returns:
         The mean Attribution of the images.
 
     Raises:
-        ValueError: the dynamics is a callable, the reaction has no dense tensor, or images are not (B, 784).
+        ValueError: the dynamics is a callable, the reaction has no dense tensor, or images do not fit.
 
     Chapter 6, :eq:`eq-adds-up` and :eq:`eq-log-parts`.
 
@@ -79,7 +81,7 @@ def attribute(model: CSOS, images: Tensor) -> Attribution:
     step = {"euler": euler_step, "mirror": mirror_step}.get(str(model.dynamics))
     if step is None:
         raise ValueError("model must have its dynamics named by a string to be attributed, got a callable")
-    _check.matrix("images", images, 784, model.encoder.weight.dtype)
+    _check.matrix("images", images, model.encoder.in_features, model.encoder.weight.dtype)
     amounts = model.encoder(images)
     first = amounts.log_softmax(1) if step is mirror_step else model.inject(images)
     states = list(iterate(first, step, model.reaction, model.steps, model.decay, model.alpha))
@@ -109,6 +111,8 @@ def _replay_mirror(model: CSOS, before: Tensor, after: Tensor) -> tuple[Tensor, 
     x = before.exp()
     strength, keep = model.alpha * model.num_basis, 1 - model.decay
     lost = after - (keep * before + strength * model.reaction(x))
+    # It is one number for all molecules; where one was knocked out, -inf less -inf does not tell it.
+    lost = torch.where(after.isfinite(), lost, lost.gather(1, after.argmax(1, keepdim=True)))
     return x, torch.full_like(x, strength), torch.full_like(x, keep), lost
 
 
@@ -269,18 +273,8 @@ def _dense(model: CSOS) -> Tensor:
 
 def _copy_with(model: CSOS, weight: Tensor) -> CSOS:
     """The same model with another W; its reaction is a module of its own, so `save` will refuse it."""
-    with torch.device("meta"):
-        copy = CSOS(
-            model.num_basis,
-            model.steps,
-            model.decay,
-            model.alpha,
-            reaction=SymmetricReaction(1),
-            dynamics=model.dynamics,
-        )
-    state = {name: value.clone() for name, value in model.encoder.state_dict().items()}
-    copy.encoder.load_state_dict(state, assign=True)
-    copy.reaction = SymmetricReaction.from_tensor(weight)
+    copy = deepcopy(model, {id(model.reaction): SymmetricReaction.from_tensor(weight)})
+    copy.reaction_name = copy.rank = None
     return copy.train(model.training)
 
 

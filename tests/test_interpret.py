@@ -20,6 +20,8 @@ from csos_lib.interpret import (
     without_reaction,
 )
 from csos_lib.plots import show_pathways
+from csos_lib.reactions import SymmetricReaction
+from csos_lib.relatives.chemistry import ChemicalCSOS
 
 both = pytest.mark.parametrize("dynamics", ["euler", "mirror"])
 
@@ -147,6 +149,26 @@ def test_knocking_out_a_reaction(dynamics):
     torch.testing.assert_close(edited.trajectory(x)[0], model.trajectory(x)[0])
     assert not torch.allclose(edited(x), model(x), rtol=0, atol=1e-12)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "model", [ChemicalCSOS(12), CSOS(12, inputs=100), CSOS(12, inputs=100, reaction="cp", dynamics="mirror")]
+)
+def test_a_knock_out_is_of_the_same_kind(model):
+    model, x = model.double().eval(), torch.rand(3, model.encoder.in_features, dtype=torch.float64)
+    model.reaction.requires_grad_(False)
+    weight = model.reaction.to_tensor()
+    uncut = without_reaction(model, 0, 0, 0)
+    uncut.reaction = SymmetricReaction.from_tensor(weight)
+    assert type(uncut) is type(model)
+    torch.testing.assert_close(uncut(x), model(x))
+    edited = without_molecule(model, 11)
+    assert not edited.training
+    assert edited.reaction_name is None
+    assert (edited.trajectory(x)[1:, :, 11] == 0).all()
+    parts = attribute(edited, x)
+    torch.testing.assert_close(parts.start + parts.pairs.sum((0, 2, 3)) + parts.norm, parts.total)
+    assert parts.norm.isfinite().all()
 
 
 @pytest.mark.parametrize("reaction", ["dense", "cp"])

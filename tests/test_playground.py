@@ -13,6 +13,7 @@ import csos_lib
 from csos_lib.interpret import pair_coefficients, without_molecule
 from csos_lib.playground import DrawDigit, Sorting, Triangle, load_weights, pack_weights
 from csos_lib.playground.weights import unpack_arrays
+from csos_lib.relatives.chemistry import ChemicalCSOS
 
 MODELS = ("mirror-cp", "mirror-dense", "memo-cp", "memo")
 DATA = csos_lib.load_dataset("mnist5k")
@@ -197,6 +198,9 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         pack_weights(csos_lib.CSOS(dynamics=lambda x, reaction: x))
     with pytest.raises(ValueError, match="dtype"):
         pack_weights(csos_lib.CSOS(), "int8")
+    for other in (ChemicalCSOS(), csos_lib.CSOS(inputs=100)):
+        with pytest.raises(ValueError, match="784"):
+            pack_weights(other)
 
 
 def test_widgets_show_the_same_text_everywhere() -> None:

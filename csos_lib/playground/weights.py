@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from csos_lib import _check
-from csos_lib.classifier import CSOS
+from csos_lib.classifier import CSOS, PIXELS
 from csos_lib.quadratic import pack
 from csos_lib.reactions import CPReaction
 
@@ -63,16 +63,20 @@ def pack_weights(model: CSOS, dtype: str = "float32", **about: object) -> bytes:
     """The file of a model: factors for a CP reaction, otherwise one coefficient a pair of molecules.
 
     Args:
-        model: a CSOS with dynamics "euler" or "mirror" and a reaction that has `to_tensor`.
+        model: a CSOS of 784 pixels, not of a subclass, with dynamics "euler" or "mirror" and a reaction that
+            has `to_tensor`.
         dtype: "float16", "float32" or "float64", what the numbers are rounded to.
         about: what the header says besides, such as accuracy=0.95.
 
     Raises:
-        ValueError: the dynamics is a callable, the reaction has no dense tensor, or dtype is another one.
+        ValueError: model is of another class or of other images, its dynamics is a callable, its reaction has
+            no dense tensor, or dtype is another one.
 
     Chapter 3.
     """
     _check.choice("dtype", dtype, ("float16", "float32", "float64"))
+    if type(model) is not CSOS or model.encoder.in_features != PIXELS:
+        raise ValueError(f"model must be a CSOS of {PIXELS} inputs and of no subclass, got {model!r}")
     if callable(model.dynamics) or not hasattr(model.reaction, "to_tensor"):
         raise ValueError("model must have its dynamics named by a string and a reaction that has to_tensor()")
     reaction: Any = model.reaction
