@@ -129,6 +129,16 @@ def test_a_row_that_has_settled_does_not_move_and_does_not_depend_on_the_others(
         torch.testing.assert_close(alone.x[0], together.x[row], rtol=0, atol=1e-6)
 
 
+def test_a_row_that_is_not_finite_has_not_settled():
+    bad = torch.tensor([[0.5], [torch.nan], [torch.inf]])
+    x, evaluations = anderson(
+        lambda x: torch.where(bad.isfinite(), torch.cos(x), bad), torch.zeros(3, 1), 1e-5, 30
+    )
+    assert evaluations[0] < 30
+    assert evaluations[1:].tolist() == [30, 30]
+    torch.testing.assert_close(x[0].cos(), x[0], rtol=0, atol=1e-5)
+
+
 @settings(max_examples=10)
 @given(n=sizes, alpha=st.floats(0.05, 0.3))
 def test_gradient_equals_the_unrolled_one_and_the_dense_solve(n, alpha):
@@ -185,7 +195,14 @@ def test_gradcheck():
     def end(feed: Tensor, weight: Tensor) -> Tensor:
         return settle(feed, lambda x: torch.einsum("kij,bi,bj->bk", weight.softmax(0), x, x))
 
-    assert torch.autograd.gradcheck(end, (feed, weight.requires_grad_()), check_undefined_grad=False)
+    assert torch.autograd.gradcheck(end, (feed, weight.requires_grad_()))
+
+
+def test_second_derivatives_are_refused_rather_than_wrong():
+    feed = concentrations(2, 3).requires_grad_()
+    loss = Equilibrium(0.4)(feed, stochastic(3)).square().sum()
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(loss, feed, create_graph=True)
 
 
 def test_the_fed_flow_ends_where_the_iteration_does():

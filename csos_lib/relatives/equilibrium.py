@@ -133,7 +133,7 @@ def anderson(
         image = step(x)
         evaluations = evaluations + active
         images, residuals = [*images, image][-memory - 1 :], [*residuals, image - x][-memory - 1 :]
-        active = active & (residuals[-1].abs().amax(1) > tol)
+        active = active & ~(residuals[-1].abs().amax(1) <= tol)  # what is not finite has not settled
         if tol > 0 and not active.any():
             break
         if len(images) > 1:
@@ -168,6 +168,9 @@ def attach_gradient(
     Returns:
         step(x) (B, N), differentiable once.
 
+    Raises:
+        RuntimeError: a backward pass with create_graph=True asks for second derivatives.
+
     Source: Bai, Kolter & Koltun (2019), theorem 1. Chapter 9, :eq:`eq-implicit-gradient`.
     """
     image = step(x)
@@ -175,7 +178,11 @@ def attach_gradient(
         start = x.detach().requires_grad_()
         again = step(start)
 
-        def solve(grad: Tensor) -> Tensor:
+        def solve(grad: Tensor | None) -> Tensor | None:
+            if grad is None:
+                return None  # the loss does not depend on it
+            if torch.is_grad_enabled():  # create_graph: u would be taken for a constant
+                raise RuntimeError("the equilibrium is differentiable once, got create_graph=True")
             size = grad.abs().amax(1, keepdim=True) + torch.finfo(grad.dtype).tiny
             scaled = grad / size
 
@@ -195,7 +202,8 @@ class Equilibrium(nn.Module):
 
     For a :class:`StochasticReaction` there is always a solution on the simplex, and for alpha < 1/2 only one,
     which plain iteration reaches at the rate 2 alpha. Past 1/2 there may be several, and the start x_0
-    decides; for other reactions nothing is guaranteed.
+    decides; for other reactions nothing is guaranteed. It is differentiable once: a backward pass with
+    create_graph=True raises RuntimeError.
 
     Args:
         alpha: the share that reacts, in [0, 1].
