@@ -327,7 +327,13 @@ def test_bad_arguments_are_named() -> None:
         (lambda: integrate(rate_equation(network), torch.ones(1, 2), [1.0], 0.0), "step must be"),
         (lambda: simulate(network, counts.double(), [1.0]), "counts must be"),
         (lambda: simulate(network, counts, []), "times must rise"),
+        (lambda: parse([("A -> B", float("inf"))]), "rates must be above 0 and finite"),
+        (lambda: parse([("A -> B", float("nan")), ("B -> A", 1.0)]), "rates must be above 0 and finite"),
+        (lambda: simulate(network, counts, [1.0, float("inf")]), "times must rise"),
+        (lambda: integrate(rate_equation(network), torch.ones(1, 2), [float("nan")]), "times must rise"),
+        (lambda: simulate(network, torch.tensor([[-1, 1]]), [1.0]), "counts must be at least 0"),
         (lambda: simulate(network, counts, [1.0], 0.0), "volume must be"),
+        (lambda: simulate(network, counts, [1.0], torch.zeros(1)), "volume must be a number or"),
         (lambda: simulate(network, counts, [1.0], torch.ones(3)), "volume must be a number or"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from math import ceil, lcm
+from math import ceil, inf, lcm
 
 import torch
 from torch import Tensor
@@ -31,12 +31,12 @@ class Network:
     Args:
         reactants: molecules that each reaction takes, (R, S) int64.
         products: molecules that it leaves, (R, S) int64.
-        rates: the rate k of each reaction, (R,), floating point and above 0.
+        rates: the rate k of each reaction, (R,), floating point, above 0 and finite.
         species: S names.
 
     Raises:
         ValueError: there is no reaction, shapes or dtypes do not fit, a count is negative, or a rate is not
-            above 0.
+            above 0 and finite.
 
     Chapter 10, :eq:`eq-stoichiometry`.
     """
@@ -57,8 +57,8 @@ class Network:
                     f"{name} must be counts of at least 0, int64 {shape}, "
                     f"got {counts.dtype} {tuple(counts.shape)}, least {counts.min().item()}"
                 )
-        if not (self.rates > 0).all():
-            raise ValueError(f"rates must be above 0, got {self.rates.min().item():.3g}")
+        if (bad := self.rates[~(self.rates > 0) | self.rates.isinf()]).numel():
+            raise ValueError(f"rates must be above 0 and finite, got {bad[0].item():.3g}")
 
     @property
     def stoichiometry(self) -> Tensor:
@@ -84,7 +84,7 @@ def parse(reactions: Iterable[tuple[str, float]]) -> Network:
         The network, with float64 rates.
 
     Raises:
-        ValueError: there is no reaction, a text is not one, or a rate is not above 0.
+        ValueError: there is no reaction, a text is not one, or a rate is not above 0 and finite.
 
     Chapter 10, :eq:`eq-stoichiometry`.
 
@@ -251,14 +251,15 @@ def integrate(field: Field, c: Tensor, times: Sequence[float], step: float = 0.0
     Args:
         field: c -> dc/dt, (B, S) -> (B, S).
         c: concentrations at time 0, (B, S).
-        times: when to look, rising, the first at least 0.
+        times: when to look, finite and rising, the first at least 0.
         step: the longest step, above 0.
 
     Returns:
         Concentrations at those times, (T, B, S).
 
     Raises:
-        ValueError: c is not (B, S) floating point, times do not rise, or step is not above 0.
+        ValueError: c is not (B, S) floating point, times are not finite or do not rise, or step is not above
+            0.
 
     Source: Kutta (1901). Chapter 10.
     """
@@ -289,8 +290,8 @@ def simulate(
 
     Args:
         network: S species.
-        counts: molecules at time 0, (B, S) int64, one row a tube.
-        times: when to look, rising, the first at least 0.
+        counts: molecules at time 0, (B, S) int64, at least 0, one row a tube.
+        times: when to look, finite and rising, the first at least 0.
         volume: of all tubes, or of each (B,), above 0; a concentration is a count divided by the volume.
         generator: where the chance comes from, on the device of counts; None is torch's global one.
 
@@ -298,7 +299,8 @@ def simulate(
         Molecules at those times, (T, B, S) int64.
 
     Raises:
-        ValueError: counts are not (B, S) int64, volume does not fit, or times do not rise.
+        ValueError: counts are not (B, S) int64 of at least 0, volume does not fit or is not above 0, or times
+            are not finite or do not rise.
 
     Source: Gillespie (1977), direct method. Chapter 10, :eq:`eq-propensity`.
 
@@ -308,11 +310,13 @@ def simulate(
     if counts.dtype != torch.int64 or counts.ndim != 2 or counts.shape[1] != len(network.species):
         expected = f"(B, {len(network.species)}) int64"
         raise ValueError(f"counts must be {expected}, got {tuple(counts.shape)} {counts.dtype}")
+    if (counts < 0).any():
+        raise ValueError(f"counts must be at least 0, got {counts.min().item()}")
     _check.number("volume", volume, 0, above=True)
     device = counts.device
     x, volumes = counts.double(), torch.as_tensor(volume, dtype=torch.float64, device=device)
-    if volumes.shape not in ((), counts.shape[:1]):
-        raise ValueError(f"volume must be a number or ({len(counts)},), got shape {tuple(volumes.shape)}")
+    if volumes.shape not in ((), counts.shape[:1]) or not (volumes > 0).all():
+        raise ValueError(f"volume must be a number or ({len(counts)},), above 0, got {volume!r}")
 
     # Reactions with the same reactants are drawn together: first what meets, then what comes of it.
     complexes, group = torch.unique(network.reactants, dim=0, return_inverse=True)
@@ -348,8 +352,8 @@ def simulate(
 
 def _intervals(times: Sequence[float]) -> list[float]:
     lengths = [after - before for before, after in pairwise((0.0, *times))]
-    if not lengths or min(lengths) < 0:
-        raise ValueError(f"times must rise from 0 and be at least one, got {list(times)}")
+    if not lengths or not all(0 <= length < inf for length in lengths):
+        raise ValueError(f"times must rise from 0, be finite and at least one, got {list(times)}")
     return lengths
 
 
