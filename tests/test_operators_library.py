@@ -85,6 +85,13 @@ def test_doubling_keeps_every_operator(grid: tuple[int, int] | None) -> None:
     torch.testing.assert_close(norms, torch.ones_like(norms), rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("learnable", [False, True])
+def test_doubling_keeps_dtype_and_device(learnable: bool) -> None:
+    bank, x = mini_library(12, learnable=learnable).double(), torch.randn(4, 12, dtype=torch.float64)
+    torch.testing.assert_close(bank.doubled()(x)[:32], bank(x), rtol=1e-6, atol=1e-6)
+    assert next(mini_library(12).to("meta").doubled().buffers()).device.type == "meta"
+
+
 def test_seeds() -> None:
     x = torch.randn(4, 12)
     torch.testing.assert_close(mini_library(12, seed=1)(x), mini_library(12, seed=1)(x), rtol=0, atol=0)

@@ -28,10 +28,10 @@ class Library(Bank):
         """The library of twice as many operators whose first half is this one, as it was made.
 
         Every grid of scales gets a new point between its neighbours, there are new gates, and in place of the
-        powers, which have no scale, a few of family 5.
+        powers, which have no scale, a few of family 5. It is of the same dtype and on the same device.
         """
         dim, seed, grid, doublings = self.recipe
-        return Library(dim, seed, grid, doublings + 1, self.learnable)
+        return Library(dim, seed, grid, doublings + 1, self.learnable).to(next(self.buffers()))
 
 
 def mini_library(dim: int, seed: int = 0, grid: Grid = None, learnable: bool = False) -> Library:
