@@ -225,6 +225,23 @@ def test_arguments_are_checked_for_tensors_and_for_formulas(call: Any, message: 
             call(x)
 
 
+@pytest.mark.parametrize("number", [torch.tensor(0.5), torch.nn.Parameter(torch.tensor(0.5))])
+def test_an_expression_holds_no_tensors_and_a_function_takes_them(number: torch.Tensor) -> None:
+    for write in (
+        lambda x: ops.dilate(x, number),
+        lambda x: ops.soft_neighbours(x, x, number),
+        lambda x: x / number,
+        lambda x: x + number * ops.sin(x),
+        lambda x: ops.ratio(x, x, eps=number),
+    ):
+        with pytest.raises(ValueError, match=r"learnable=True"):
+            write(h)
+    x = torch.rand(2, D)
+    torch.testing.assert_close(ops.dilate(x, number), ops.dilate(x, 0.5))
+    swept = torch.func.vmap(lambda tau: ops.soft_neighbours(x, x, tau))(torch.tensor([0.5, 2.0]))
+    torch.testing.assert_close(swept[1], ops.soft_neighbours(x, x, 2.0))
+
+
 def test_the_border_must_be_wide_enough() -> None:
     with pytest.raises(ValueError, match=r"at least 4 long"):
         ops.dilate(torch.rand(2, 3), 0.1, window=9)

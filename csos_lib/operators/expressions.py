@@ -272,6 +272,10 @@ def _node(name: str, inputs: tuple[Any, ...], parameters: dict[str, Any] | None 
     expected = [k for k in inspect.signature(primitive.function).parameters if k not in primitive.inputs]
     if set(values) != set(expected):
         raise ValueError(f"{name} must have the parameters {expected}, got {list(values)}")
+    if any(isinstance(value, Tensor) for value in values.values()):
+        raise ValueError(
+            f"an expression holds numbers, which Bank(learnable=True) learns; {name} got a tensor in {values}"
+        )
     check_parameters(values)
     return Expression(
         name, inputs, tuple((k, float(values[k]) if k in CONTINUOUS else values[k]) for k in expected)
