@@ -55,6 +55,13 @@ def floating(name: str, value: object) -> None:
         raise ValueError(f"{name} must be floating point, got dtype {value.dtype}")
 
 
+def rows(name: str, value: Tensor, length: int | None = None) -> None:
+    """`value` is (..., d), its last axis of that length if one is given."""
+    if value.ndim == 0 or (length is not None and value.shape[-1] != length):
+        expected = f"(..., {'d' if length is None else length})"
+        raise ValueError(f"{name} must have shape {expected}, got {tuple(value.shape)}")
+
+
 def matrix(name: str, value: object, columns: int | None = None, dtype: torch.dtype | None = None) -> None:
     """`value` is a floating-point tensor (B, columns), of `dtype` if one is given."""
     floating(name, value)

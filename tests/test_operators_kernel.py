@@ -55,5 +55,6 @@ def test_limits() -> None:
 
 
 def test_shapes_must_fit() -> None:
-    with pytest.raises(RuntimeError):
-        squared_distance(torch.rand(2, 3), torch.rand(2, 4))
+    for rows, points in (((2, 3), (2, 4)), ((2, 3), (3,)), ((), (2, 4)), ((2, 3), (1, 2, 3))):
+        with pytest.raises(ValueError, match="must have shape"):
+            squared_distance(torch.rand(rows), torch.rand(points))

@@ -214,6 +214,7 @@ def test_each_function_equals_its_operator() -> None:
         (lambda x: ops.soft_quantile(x, 0.1, level=1.5), "level must be"),
         (lambda x: ops.sinkhorn(x, 0), "iterations must be"),
         (lambda x: ops.softsort(x, float("nan")), "tau must be"),
+        (lambda x: ops.derivative(x, axis=2, grid=GRID), "axis must be"),
         (lambda x: ops.power(x, 1), "degree must be"),
         (lambda x: ops.ratio(x, x, eps=0.0), "eps must be"),
         (lambda x: ops.soft_neighbours(x, x, tau=-1.0), "tau must be"),
@@ -240,6 +241,30 @@ def test_an_expression_holds_no_tensors_and_a_function_takes_them(number: torch.
     torch.testing.assert_close(ops.dilate(x, number), ops.dilate(x, 0.5))
     swept = torch.func.vmap(lambda tau: ops.soft_neighbours(x, x, tau))(torch.tensor([0.5, 2.0]))
     torch.testing.assert_close(swept[1], ops.soft_neighbours(x, x, 2.0))
+
+
+def test_rows_must_fit_their_grid() -> None:
+    for call in (
+        lambda x, grid: ops.diffuse(x, 0.1, grid=grid),
+        lambda x, grid: ops.derivative(x, grid=grid),
+        lambda x, grid: ops.gaussian_blur(x, 1.0, grid=grid),
+        lambda x, grid: ops.erode(x, 0.1, grid=grid),
+        lambda x, grid: ops.soft_quantile(x, 0.1, window=1, grid=grid),
+    ):
+        for shape, grid in (((2, D + 1), GRID), ((2, D - 1), GRID), ((), GRID), ((), None)):
+            with pytest.raises(ValueError, match="h must have shape"):
+                call(torch.rand(shape), grid)
+
+
+def test_one_number_is_no_row() -> None:
+    for call in (ops.softsort, ops.neuralsort, ops.soft_rank, ops.sinkhorn):
+        with pytest.raises(ValueError, match="must have shape"):
+            call(torch.tensor(0.5), 1)
+
+
+def test_a_plan_is_square() -> None:
+    with pytest.raises(ValueError, match="must have shape"):
+        ops.sinkhorn(torch.rand(2, 3, 4), 2)
 
 
 def test_the_border_must_be_wide_enough() -> None:

@@ -5,15 +5,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from csos_lib import _check
+
 Grid = tuple[int, int] | None
 """(height, width) of the image that a row is, or None for a signal."""
 
 
+def image(h: Tensor, grid: Grid) -> Tensor:
+    """Rows (..., d) as images (..., height, width), or as they are without a grid."""
+    _check.rows("h", h, None if grid is None else grid[0] * grid[1])
+    return h if grid is None else h.unflatten(-1, grid)
+
+
 def along(h: Tensor, grid: Grid, function: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply a function of the last axis to rows (B, d), or across and down the image that each row is."""
-    if grid is None:
-        return function(h)
-    return function(function(h.unflatten(-1, grid)).mT).mT.flatten(-2)
+    x = image(h, grid)
+    return function(x) if grid is None else function(function(x).mT).mT.flatten(-2)
 
 
 def pad(x: Tensor, radius: int) -> Tensor:

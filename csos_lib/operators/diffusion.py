@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from csos_lib import _check
-from csos_lib.operators.axes import Grid, along, pad
+from csos_lib.operators.axes import Grid, along, image, pad
 from csos_lib.operators.expressions import T, primitive
 
 
@@ -24,9 +24,9 @@ def laplacian(h: Tensor, grid: Grid = None) -> Tensor:
     >>> laplacian(torch.tensor([[0.0, 0.0, 1.0, 0.0]]))
     tensor([[ 0.,  1., -2.,  1.]])
     """
+    x = image(h, grid)
     if grid is None:
-        return _second_difference(h)
-    x = h.unflatten(-1, grid)
+        return _second_difference(x)
     return (_second_difference(x) + _second_difference(x.mT).mT).flatten(-2)
 
 
@@ -71,15 +71,15 @@ def derivative(h: Tensor, axis: int = 1, grid: Grid = None) -> Tensor:
         (B, d); zero where h is constant.
 
     Raises:
-        ValueError: axis is 0 and there is no grid.
+        ValueError: axis is not 0 or 1, or is 0 and there is no grid.
 
     Source: Sobel & Feldman (1968). Chapter 16.
     """
+    x = image(h, grid)
     if grid is None:
         if axis == 0:
             raise ValueError("axis must be 1 without a grid, got 0")
-        return _central(h)
-    x = h.unflatten(-1, grid)
+        return _central(x)
     x = _smooth(_central(x).mT).mT if axis == 1 else _smooth(_central(x.mT).mT)
     return x.flatten(-2)
 

@@ -263,6 +263,8 @@ def check_parameters(parameters: dict[str, Any]) -> None:
             _check.integer(name, value, low)
             if name == "window" and value % 2 == 0:
                 raise ValueError(f"window must be odd, got {value!r}")
+            if name == "axis" and value > 1:
+                raise ValueError(f"axis must be 0 or 1, got {value!r}")
 
 
 def _node(name: str, inputs: tuple[Any, ...], parameters: dict[str, Any] | None = None) -> Expression:

@@ -19,11 +19,16 @@ def squared_distance(h: Tensor, points: Tensor) -> Tensor:
     Returns:
         (B, J), at least 0.
 
+    Raises:
+        ValueError: points is not (J, d), or h is not of the same width.
+
     Source: memo 2, section 3. Chapter 17, :eq:`eq-squared-distance`.
 
     >>> squared_distance(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
     tensor([[ 0.0000, 12.5000]])
     """
+    _check.matrix("points", points)
+    _check.rows("h", h, points.shape[1])
     squares = h.square().sum(-1, keepdim=True) + points.square().sum(-1)
     # Rounding can leave a small negative number; exp(-D / sigma^2) must not see it magnified.
     return (squares - 2 * (h @ points.T)).clamp(min=0) / h.shape[-1]

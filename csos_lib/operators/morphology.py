@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from csos_lib import _check
-from csos_lib.operators.axes import Grid, along, pad
+from csos_lib.operators.axes import Grid, along, image, pad
 from csos_lib.operators.expressions import T, primitive
 
 
@@ -120,14 +120,14 @@ def soft_quantile(
     >>> soft_quantile(torch.tensor([[1.0, 9.0, 2.0, 3.0]]), tau=0.01)
     tensor([[1., 2., 3., 3.]])
     """
-    radius = window // 2
+    radius, x = window // 2, image(h, grid)
     if radius == 0:
         return h
     if grid is None:
-        values = pad(h, radius).unfold(-1, window, 1)
+        values = pad(x, radius).unfold(-1, window, 1)
     else:
-        image = pad(pad(h.unflatten(-1, grid), radius).mT, radius).mT
-        values = image.unfold(-2, window, 1).unfold(-2, window, 1).flatten(-2).flatten(-3, -2)
+        padded = pad(pad(x, radius).mT, radius).mT
+        values = padded.unfold(-2, window, 1).unfold(-2, window, 1).flatten(-2).flatten(-3, -2)
     values = values.sort(dim=-1).values
     place = level * (values.shape[-1] - 1)
     below = min(int(place), values.shape[-1] - 2)

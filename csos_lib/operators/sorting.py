@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from csos_lib import _check
 from csos_lib.operators.expressions import T, primitive
 from csos_lib.operators.inner import closeness, exp
 
@@ -13,6 +14,7 @@ from csos_lib.operators.inner import closeness, exp
 @primitive("sorting")
 def sort(s: Tensor) -> Tensor:
     """Each row of (B, n) in descending order, equal values in the order they came. Chapter 18."""
+    _check.rows("s", s)
     return s.sort(dim=-1, descending=True, stable=True).values
 
 
@@ -211,6 +213,7 @@ def soft_rank(s: Tensor, tau: float | Tensor) -> Tensor:
     >>> soft_rank(torch.tensor([[1.0, 3.0, 2.0]]), tau=0.01)
     tensor([[3., 1., 2.]])
     """
+    _check.rows("s", s)
     return torch.sigmoid((s.unsqueeze(-2) - s.unsqueeze(-1)) / tau).sum(-1) + 0.5
 
 
@@ -229,6 +232,8 @@ def log_sinkhorn(log_alpha: Tensor, iterations: int) -> Tensor:
 
     Chapter 18, :eq:`eq-sinkhorn`.
     """
+    if log_alpha.ndim < 2 or log_alpha.shape[-1] != log_alpha.shape[-2]:
+        raise ValueError(f"log_alpha must have shape (..., n, n), got {tuple(log_alpha.shape)}")
     for _ in range(iterations):
         log_alpha = log_alpha.log_softmax(-1)
         log_alpha = log_alpha.log_softmax(-2)
@@ -244,6 +249,9 @@ def sinkhorn(log_alpha: T, iterations: int) -> T:
 
     Returns:
         P (B, n, n): columns sum to 1; rows do in the limit of many rounds.
+
+    Raises:
+        ValueError: log_alpha is not square, or iterations is below 1.
 
     Source: Sinkhorn & Knopp (1967); Mena et al. (2018), eq. 3. Chapter 18, :eq:`eq-sinkhorn`.
 
