@@ -89,6 +89,8 @@ class CSOS(nn.Module):
         if rank is not None:
             raise ValueError(f"rank must be None for reaction {reaction!r}, got {rank!r}")
         if isinstance(reaction, nn.Module):
+            if (size := getattr(reaction, "num_basis", num_basis)) != num_basis:
+                raise ValueError(f"reaction must have num_basis = {num_basis}, got {size}")
             return reaction
         _check.choice("reaction", reaction, (*_FULL, *_LOW_RANK))
         return _FULL[reaction](num_basis)

@@ -91,7 +91,7 @@ def fit(
                     target = labels[batch]
                     log_p = model(images[batch])
                     if epoch == step == 0:
-                        _check_log_probabilities(log_p, target)
+                        _check_log_probabilities(log_p, target, int(labels.max()))
                     loss = F.nll_loss(log_p, target)
                     optimiser.zero_grad()
                     loss.backward()
@@ -138,7 +138,7 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int =
             for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
                 x, y = x.to(device), y.to(device)
                 log_p = model(x)
-                _check_log_probabilities(log_p, y)
+                _check_log_probabilities(log_p, y, int(labels.max()))
                 loss += F.nll_loss(log_p.double(), y, reduction="sum").item()
                 right += int((log_p.argmax(1) == y).sum())
     finally:
@@ -154,10 +154,11 @@ def _own_randomness(device: torch.device, seed: int) -> Iterator[torch.Generator
         yield torch.Generator().manual_seed(seed)
 
 
-def _check_log_probabilities(log_p: Tensor, labels: Tensor) -> None:
-    if log_p.ndim != 2 or log_p.shape[0] != labels.shape[0] or log_p.shape[1] <= int(labels.max()):
+def _check_log_probabilities(log_p: Tensor, labels: Tensor, largest: int) -> None:
+    """`labels` are those of this batch, `largest` is the largest of all."""
+    if log_p.ndim != 2 or log_p.shape[0] != labels.shape[0] or log_p.shape[1] <= largest:
         raise ValueError(
-            f"model must give log-probabilities ({len(labels)}, C) with C > {int(labels.max())}, "
+            f"model must give log-probabilities ({len(labels)}, C) with C > {largest}, "
             f"got shape {tuple(log_p.shape)}"
         )
     total = float(log_p.detach().exp().sum(1).max())

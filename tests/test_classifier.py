@@ -12,6 +12,7 @@ import csos_lib
 from csos_lib import CSOS
 from csos_lib.classifier import CLASSES
 from csos_lib.dynamics import run
+from csos_lib.reactions import DenseReaction
 
 REACTIONS = ("dense", "symmetric", "cp", "tucker", "pairwise")
 all_kinds = pytest.mark.parametrize("dynamics", ["euler", "mirror"])
@@ -240,6 +241,7 @@ def test_files_with_a_wrong_recipe(tmp_path):
         ({"rank": 4}, "rank must be None"),
         ({"reaction": "symmetric", "rank": 4}, "rank must be None"),
         ({"reaction": nn.Identity(), "rank": 4}, "rank must be None"),
+        ({"reaction": DenseReaction(16)}, "reaction must have num_basis = 12, got 16"),
         ({"reaction": "cp", "rank": 0}, "rank"),
         ({"dynamics": "heun"}, "dynamics must be one of 'euler', 'mirror'"),
         ({"dynamics": None}, "dynamics"),

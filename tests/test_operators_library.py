@@ -184,6 +184,10 @@ def test_arguments_are_checked() -> None:
         lambda: Mixture(torch.nn.Linear(2, 2)),  # type: ignore[arg-type]
         lambda: mix(bank, torch.rand(5, 12), torch.rand(31)),
         lambda: OperatorNet(dim=1),
+        lambda: OperatorNet(dim=2.5, blocks=0),  # type: ignore[arg-type]
+        lambda: OperatorNet(dim=0, blocks=0),
+        lambda: OperatorNet(dim=16, blocks=0, temperature=-1.0),
+        lambda: OperatorNet(dim=16, blocks=0, seed=-1),
         lambda: OperatorNet(dim=16, blocks=-1),
         lambda: OperatorNet(dim=16, doublings=-1),
         lambda: OperatorNet(dim=16, temperature=0.0),

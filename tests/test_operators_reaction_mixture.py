@@ -106,6 +106,18 @@ def test_the_network_reads(mixture):
     torch.testing.assert_close(model(images)[:2], model(images[:2]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("wrong", [{"dim": -1}, {"dim": 2.5}, {"seed": -1}, {"blocks": 0.5}])
+def test_bad_arguments_of_the_network(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must"):
+        ReactionNet(**{"dim": 8, "blocks": 0, **wrong})
+
+
+def test_bad_images_of_the_network():
+    for images in (torch.rand(2, 783), torch.rand(2, 784, dtype=torch.float64)):
+        with pytest.raises(ValueError, match="images must"):
+            ReactionNet(8, 0)(images)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_fake_cuda(dtype):
     check_on_fake_cuda(lambda: ReactionMixture(mini_library(8)), (3, 8), dtype)

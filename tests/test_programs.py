@@ -317,6 +317,7 @@ def test_runs_on_a_fake_device(grid: tuple[int, int] | None, dtype: torch.dtype)
         {"p_skip": 1.1},
         {"p_skip": float("nan")},
         {"depths": ()},
+        {"depths": 3},
         {"depths": (0, 2)},
         {"grid": (3, 4)},
         {"grid": (16,)},

@@ -176,3 +176,12 @@ def test_bad_arguments_say_what_is_allowed():
         factorisation_machine(x, torch.zeros(()), torch.zeros(4), torch.zeros(4, 2))
     with pytest.raises(ValueError, match="components"):
         QuadraticClassifier(torch.rand(9, 784), torch.arange(9), components=0)
+    with pytest.raises(ValueError, match="images must"):
+        QuadraticClassifier(torch.rand(9, 700), torch.arange(9))
+    for labels in (torch.arange(8), torch.arange(9) + 2, torch.arange(9) - 1, torch.arange(9.0)):
+        with pytest.raises(ValueError, match="labels must"):
+            QuadraticClassifier(torch.rand(9, 784), labels, components=2)
+    model = QuadraticClassifier(torch.rand(9, 784), torch.arange(9), components=2)
+    for images in (torch.rand(2, 783), torch.rand(784), torch.rand(2, 784).double()):
+        with pytest.raises(ValueError, match="images must"):
+            model(images)

@@ -191,6 +191,8 @@ def test_bad_arguments_are_named() -> None:
     for call, message in (
         (lambda: on_each_cell(react, torch.ones(2, 3)), "x must have shape"),
         (lambda: reaction_diffusion(BRUSSELATOR, x, (1.0,), GRID, 1), "diffusion must be"),
+        (lambda: reaction_diffusion(BRUSSELATOR, x, (1.0, -1.0), GRID, 1), "diffusion must be"),
+        (lambda: reaction_diffusion(BRUSSELATOR, x, (float("nan"), 1.0), GRID, 1), "diffusion must be"),
         (lambda: reaction_diffusion(BRUSSELATOR, x, (1.0, 1.0), GRID, 1, 0.0), "step must be"),
         (lambda: reaction_diffusion(BRUSSELATOR, x, (1.0, 1.0), GRID, -1), "steps must be"),
         (lambda: CellularCSOS(9), "num_basis must be"),

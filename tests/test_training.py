@@ -161,6 +161,9 @@ def test_a_model_must_give_log_probabilities() -> None:
             fit(model, data, progress=False)
         with pytest.raises(ValueError, match=message):
             evaluate(model, data.test_images, data.test_labels)
+    rare = data._replace(train_labels=torch.where(torch.arange(len(data.train_labels)) == 7, 9, 0))
+    with pytest.raises(ValueError, match="C > 9"):
+        fit(nn.Sequential(nn.Linear(784, 3), nn.LogSoftmax(1)), rare, batch_size=1, progress=False)
     with pytest.raises(ValueError, match="parameters to train"):
         fit(nn.LogSoftmax(1), data, progress=False)
 

@@ -118,7 +118,10 @@ class OperatorNet(nn.Module):
         temperature: float = 0.02,
     ) -> None:
         super().__init__()
+        _check.integer("dim", dim, 2)
         _check.integer("blocks", blocks, 0)
+        _check.integer("seed", seed, 0)
+        _check.number("temperature", temperature, 0, above=True)
         _check.integer("doublings", doublings, 0)
         self.stem = nn.Linear(784, dim)
         self.mixtures = nn.ModuleList()

@@ -11,7 +11,7 @@ rms(edges(rms(cos(0.104 * rms(gelu(rms(h + derivative(h))))))))
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import accumulate, count, islice
 from typing import TypeVar
 
@@ -213,8 +213,8 @@ def draw_programs(
     _check.integer("seed", seed, 0)
     _check.number("p_skip", p_skip, 0, 1)
     _check.number("alike", alike, 0)
-    if not depths:
-        raise ValueError(f"depths must be at least one integer, got {depths!r}")
+    if not isinstance(depths, Collection) or not depths:
+        raise ValueError(f"depths must be a sequence of at least one integer, got {depths!r}")
     for depth in depths:
         _check.integer("depths", depth, 1)
     check_parameters({"grid": grid})

@@ -78,7 +78,9 @@ class ReactionNet(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        _check.integer("dim", dim, 2)
         _check.integer("blocks", blocks, 0)
+        _check.integer("seed", seed, 0)
         self.eyes = eyes()
         self.scale = nn.BatchNorm1d(len(self.eyes) * CELLS**2, affine=False)
         self.stem = nn.Linear(self.scale.num_features, dim)
@@ -101,4 +103,5 @@ class ReactionNet(nn.Module):
         return self.head(rms(x))
 
     def forward(self, images: Tensor) -> Tensor:
+        _check.matrix("images", images, SIDE**2, self.stem.weight.dtype)
         return self.read(self.see(images))

@@ -11,6 +11,9 @@ from csos_lib import _check
 from csos_lib.dynamics import Reaction, laid_out
 from csos_lib.simplex import normalise
 
+_ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+_FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
+
 
 def flow_field(x: Tensor, reaction: Reaction) -> Tensor:
     """The velocity of the concentrations, dx/dt = R(x) - x sum_k R(x)_k: production minus dilution.
@@ -49,8 +52,9 @@ class Flow(nn.Module):
         time: t, above 0; T steps of strength alpha without decay take about the time alpha T.
         kind: the step whose flow it is: "euler", for reactions that make no R(x)_k negative where x_k = 0,
             or "mirror", for all.
-        method: a solver of torchdiffeq: "dopri5" and others choose their own steps; "euler", "heun2", "rk4"
-            and others take steps of a fixed size.
+        method: a solver of torchdiffeq: "dopri5", "dopri8", "bosh3", "fehlberg2" and "adaptive_heun" choose
+            their own steps; "euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams" and
+            "implicit_adams" take steps of a fixed size.
         rtol: relative tolerance of a step, above 0.
         atol: absolute tolerance of a step, above 0.
         step_size: the size of a step, above 0; needed by the fixed methods, None for the others.
@@ -81,6 +85,9 @@ class Flow(nn.Module):
         _check.choice("kind", kind, ("euler", "mirror"))
         for name, value in (("time", time), ("rtol", rtol), ("atol", atol)):
             _check.number(name, value, 0, above=True)
+        _check.choice("method", method, (*_ADAPTIVE, *_FIXED))
+        if (step_size is None) != (method in _ADAPTIVE):
+            raise ValueError(f"step_size must be given for {_FIXED} alone, got {step_size} for {method!r}")
         if step_size is not None:
             _check.number("step_size", step_size, 0, time, above=True)
         self.time, self.rtol, self.atol, self.step_size = time, rtol, atol, step_size

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from csos_lib import _check
-from csos_lib.classifier import CLASSES
+from csos_lib.classifier import CLASSES, PIXELS
 from csos_lib.dynamics import Reaction, laid_out
 from csos_lib.quadratic import multiply_pairs
 from csos_lib.simplex import normalise
@@ -171,7 +171,8 @@ class QuadraticClassifier(nn.Module):
         weight: (m (m + 1) / 2 + 1, 10); its last row is for the constant.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or images are not (B, 784) of the dtype of those it was
+            fitted to.
 
     Source: LeCun et al. (1998), section III-C. Chapter 12, :eq:`eq-pca-quadratic`.
     """
@@ -182,9 +183,13 @@ class QuadraticClassifier(nn.Module):
 
     def __init__(self, images: Tensor, labels: Tensor, components: int = 40, ridge: float = 1e-3) -> None:
         super().__init__()
-        _check.matrix("images", images)
+        _check.matrix("images", images, PIXELS)
         _check.integer("components", components, 1)
         _check.number("ridge", ridge, 0)
+        try:
+            targets = F.one_hot(labels.reshape(len(images)), CLASSES).double()
+        except RuntimeError as error:
+            raise ValueError(f"labels must be ({len(images)},) int64 in 0..{CLASSES - 1}: {error}") from error
         self.register_buffer("mean", images.mean(0))
         centred = (images - self.mean).double()
         basis = torch.linalg.eigh(centred.T @ centred).eigenvectors
@@ -192,7 +197,7 @@ class QuadraticClassifier(nn.Module):
         features = self._features(images).double()
         gram = features.T @ features
         gram.diagonal().add_(ridge * gram.diagonal().mean())
-        weight = torch.linalg.solve(gram, features.T @ F.one_hot(labels, CLASSES).double())
+        weight = torch.linalg.solve(gram, features.T @ targets)
         self.register_buffer("weight", weight.to(images))
 
     def _features(self, images: Tensor) -> Tensor:
@@ -201,4 +206,5 @@ class QuadraticClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores as log-probabilities (B, 10): the largest is the answer."""
+        _check.matrix("images", images, PIXELS, self.weight.dtype)
         return (self._features(images) @ self.weight).log_softmax(1)

@@ -70,6 +70,8 @@ def reaction_diffusion(
         raise ValueError(
             f"diffusion must be one number for each of {x.shape[1]} species, got {len(diffusion)}"
         )
+    for rate in diffusion:
+        _check.number("diffusion", rate, 0)
     spread = torch.tensor(diffusion, dtype=x.dtype, device=x.device)[:, None]
     for _ in range(steps):
         x = x + step * (on_each_cell(field, x) + spread * laplacian(x, grid=grid))
