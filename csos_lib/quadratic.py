@@ -68,7 +68,7 @@ class _Pack(torch.autograd.Function):
 
 def _shifts(wrapped: Tensor, size: int) -> tuple[Tensor, ...]:
     """Views of `size` numbers of a matrix, starting at its rows 0, 1, 2, ... while there are so many."""
-    return wrapped.flatten().unfold(0, size, max(wrapped.shape[1], 1)).unbind(0)
+    return wrapped.flatten().unfold(0, size, wrapped.shape[1]).unbind(0)
 
 
 def multiply_pairs(x: Tensor) -> Tensor:
@@ -121,7 +121,9 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, grad_pairs: Tensor) -> Tensor:
-        num_basis, half, size = len(x), len(x) // 2, max(x.numel(), 1)
+        if not x.numel():
+            return torch.zeros_like(x)
+        num_basis, half, size = len(x), len(x) // 2, x.numel()
         flat, partners = x.flatten(), _shifts(torch.cat([x, x[:half]]), size)
         spread = F.pad(2 * grad_pairs[:num_basis] * x, (0, 0, 0, half))  # d = 0, and room for i + d >= N
         targets = _shifts(spread, size)

@@ -279,6 +279,19 @@ def test_on_a_fake_device(make, dtype):
 
 
 @kinds
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_an_empty_batch_has_gradients_of_zero(make, n):
+    reaction, x = make(n).double(), rand(0, n).requires_grad_()
+    (slope,) = torch.autograd.grad(reaction(x).square().sum(), x, create_graph=True)
+    slope.square().sum().backward()
+    assert x.grad.shape == (0, n)
+    for parameter in reaction.parameters():
+        assert parameter.grad is None or not parameter.grad.any()
+    reaction(x).sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in reaction.parameters())
+
+
+@kinds
 def test_laid_out_rates_follow_the_dtype(make):
     reaction = make(6).double()
     assert reaction(rand(2, 6)).dtype == torch.float64
