@@ -53,6 +53,8 @@ def floating(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if not value.is_floating_point():
         raise ValueError(f"{name} must be floating point, got dtype {value.dtype}")
+    if value.dtype == torch.float16:  # 1e-8 is 0 in it, and the cut at the root of its smallest number 0.008
+        raise ValueError(f"{name} must be float32 or float64, got float16, whose range is too small")
 
 
 def rows(name: str, value: Tensor, length: int | None = None) -> None:

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from csos_lib.dynamics import euler_step, iterate, mirror_step, run, trajectory
+from csos_lib.operators import softsort
 from csos_lib.reactions import CPReaction, DenseReaction, SymmetricReaction, symmetrise
+from csos_lib.simplex import normalise
 
 rates = st.tuples(st.floats(0, 0.9), st.floats(0, 2))
 sizes = st.integers(2, 8)
@@ -288,6 +290,18 @@ def test_bad_arguments(kind, call):
         call(torch.rand(2, 5), reaction, 2, 0.1, 1.0, kind)
     with pytest.raises(ValueError, match="kind must be one of 'euler', 'mirror'"):
         call(x, reaction, 2, 0.1, 1.0, "heun")
+
+
+def test_half_precision_is_refused_where_it_would_be_wrong():
+    x, reaction = torch.full((2, 4), 0.25, dtype=torch.float16), DenseReaction(4)
+    for call in (
+        lambda: run(x, reaction.half(), 2, 0.1, 1.0),
+        lambda: reaction(x),
+        lambda: normalise(x),
+        lambda: softsort(x, 0.1),
+    ):
+        with pytest.raises(ValueError, match="float32 or float64, got float16"):
+            call()
 
 
 def test_bad_arguments_of_one_step():
