@@ -8,7 +8,7 @@
 True
 """
 
-from csos_lib import dynamics, reactions, simplex
+from csos_lib import dynamics, interpret, operators, reactions, simplex
 from csos_lib.classifier import CSOS, load, save
 from csos_lib.datasets import Dataset, load_dataset, load_results
 from csos_lib.training import Evaluation, History, evaluate, fit
@@ -21,9 +21,11 @@ __all__ = [
     "dynamics",
     "evaluate",
     "fit",
+    "interpret",
     "load",
     "load_dataset",
     "load_results",
+    "operators",
     "reactions",
     "save",
     "simplex",

@@ -1,11 +1,12 @@
 """A bank drawn as a graph: every node once, from the input on the left to the operators on the right."""
 
 from collections.abc import Sequence
-
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING
 
 from csos_lib.operators.expressions import Expression, distinct
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = {  # Okabe & Ito (2008), for readers who do not see all colours
     "spectral": "#56B4E9",
@@ -18,7 +19,7 @@ COLOURS = {  # Okabe & Ito (2008), for readers who do not see all colours
 }
 
 
-def draw(expressions: Sequence[Expression], ax: Axes | None = None) -> Axes:
+def draw(expressions: Sequence[Expression], ax: "Axes | None" = None) -> "Axes":
     """Draw formulas as one graph in which equal subexpressions are one node.
 
     A node stands right of all its inputs, beside those it is connected to, and says what is done there: its
@@ -44,6 +45,8 @@ def draw(expressions: Sequence[Expression], ax: Axes | None = None) -> Axes:
     height = _order(layers, nodes)
     if ax is None:
         size = (1.9 * len(layers), 0.5 * max(map(len, layers)) + 0.6)
+        import matplotlib.pyplot as plt  # not at the top: `import csos_lib` takes long enough without it
+
         ax = plt.subplots(figsize=size, layout="constrained")[1]
     for node in nodes:
         for child in node.inputs:
