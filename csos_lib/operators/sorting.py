@@ -13,7 +13,13 @@ from csos_lib.operators.inner import closeness, exp
 
 @primitive("sorting")
 def sort(s: Tensor) -> Tensor:
-    """Each row of (B, n) in descending order, equal values in the order they came. Chapter 18."""
+    """Each row of (B, n) in descending order, equal values in the order they came.
+
+    Raises:
+        ValueError: s has no axis.
+
+    Chapter 18.
+    """
     _check.rows("s", s)
     return s.sort(dim=-1, descending=True, stable=True).values
 
@@ -208,6 +214,9 @@ def soft_rank(s: Tensor, tau: float | Tensor) -> Tensor:
     Returns:
         (B, n): the ranks 1 (largest) to n as tau goes to 0, (n + 1) / 2 for all as tau grows.
 
+    Raises:
+        ValueError: s has no axis, or tau is not above 0.
+
     Source: Qin, Liu & Li (2010), ranks as sums of sigmoids. Chapter 18, :eq:`eq-soft-rank`.
 
     >>> soft_rank(torch.tensor([[1.0, 3.0, 2.0]]), tau=0.01)
@@ -229,6 +238,9 @@ def score(distance: Tensor, tau: float | Tensor) -> Tensor:
 @primitive("sorting")
 def log_sinkhorn(log_alpha: Tensor, iterations: int) -> Tensor:
     """:func:`sinkhorn` in logarithms, (B, n, n); applied again it goes on: 3 rounds and 2 are 5.
+
+    Raises:
+        ValueError: log_alpha is not square, or iterations is below 1.
 
     Chapter 18, :eq:`eq-sinkhorn`.
     """
