@@ -158,11 +158,10 @@ def test_page(site: str, browser: Any, name: str) -> None:
 
 
 def test_equations_are_local(site: str, browser: Any) -> None:
-    page = browser.new_page()
-    page.goto(site + "notebooks/01-pixels-become-molecules.html", wait_until="load")
-    page.wait_for_selector("mjx-container")
-    assert page.locator("mjx-container").count() > 20
-    page.close()
+    with watched(browser, site) as page:
+        page.goto(site + "notebooks/01-pixels-become-molecules.html", wait_until="load")
+        page.wait_for_selector("mjx-container")
+        assert page.locator("mjx-container").count() > 20
 
 
 def test_animation_moves(site: str, browser: Any) -> None:

@@ -148,8 +148,9 @@ def test_it_moves(page: Any) -> None:
     head = page.locator(".csos-tri-now").first
     page.get_by_role("button", name="Autocatalysis").first.click()  # plays
     first = head.get_attribute("cx")
-    page.wait_for_timeout(400)
-    assert head.get_attribute("cx") != first
+    page.wait_for_function(
+        "first => document.querySelector('.csos-tri-now').getAttribute('cx') !== first", arg=first
+    )
     page.get_by_role("button", name="Pause").first.click()
     still = head.get_attribute("cx")
     page.wait_for_timeout(200)
@@ -157,8 +158,9 @@ def test_it_moves(page: Any) -> None:
     page.get_by_role("button", name="Cool down").click()
     label = page.locator(".csos-sort output").first
     hot = float(label.inner_text())
-    page.wait_for_timeout(600)
-    assert float(label.inner_text()) < hot
+    page.wait_for_function(
+        "hot => Number(document.querySelector('.csos-sort output').textContent) < hot", arg=hot
+    )
 
 
 def test_bars_are_dragged_and_sorted(page: Any) -> None:
@@ -196,9 +198,14 @@ def test_each_method_sorts_when_it_is_cold(page: Any, method: str) -> None:
     assert "soft rank" in table
     assert len(page.locator(".csos-sort-table tbody tr").all()) == 8
     page.get_by_role("button", name="Make a tie").click()
+    page.wait_for_function(
+        """() => {
+          const bars = [...document.querySelectorAll(".csos-sort-column")];
+          const heights = bars.map((bar) => Number(bar.getAttribute("aria-valuenow"))).sort((a, b) => a - b);
+          return heights.at(-1) === heights.at(-2);
+        }"""
+    )
     says(page, f"^{method}", ".csos-sort")
-    top = sorted(bars(page))
-    assert top[-1] == top[-2]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ def test_the_euler_step_is_the_replicator_map(n, decay, alpha):
     x, payoff = concentrations(4, n), payoffs(n)
     step = euler_step(x, react(game_tensor(payoff)), decay, alpha)
     expected = replicator_map(x, payoff, alpha * (1 - decay))
-    torch.testing.assert_close(step, expected, rtol=0, atol=1e-7)  # the guard 1e-8 / (1 - decay)
+    total = (1 - decay) * (1 + alpha * (1 - decay) * mean_payoff(x, payoff)).unsqueeze(1)
+    guarded = expected * total / (total + 1e-8)
+    torch.testing.assert_close(step, guarded, rtol=0, atol=1e-12)
     torch.testing.assert_close(step / step.sum(1, keepdim=True), expected, rtol=1e-12, atol=1e-15)
 
 

@@ -999,7 +999,7 @@ async function mountDigit(element, { load, model: kernel }) {
   let bars = null;
 
   // what is seen
-  const preview = el("canvas", { width: 28, height: 28, class: "csos-preview", role: "img", "aria-label": "" });
+  const preview = el("canvas", { width: 28, height: 28, class: "csos-preview", role: "img", "aria-label": "nothing yet" });
   const pad = drawingPad((drawn, done) => {
     chosen(null);
     take(drawn, done ? "play" : "end");
