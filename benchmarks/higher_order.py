@@ -31,8 +31,6 @@ class NonNegativeReaction(DenseReaction):
     def forward(self, x: Tensor) -> Tensor:
         return torch.einsum("bi,bj,kij->bk", x, x, self.weight.abs())
 
-    lay_out = None  # type: ignore[assignment]
-
 
 class SoftInjection(CSOS):
     """No molecule is missing at the start."""

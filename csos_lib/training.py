@@ -130,7 +130,7 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int =
     check_data(images, labels)
     parameter = next(model.parameters(), None)
     device = images.device if parameter is None else parameter.device
-    loss, right = 0.0, 0
+    loss, right, largest = 0.0, 0, int(labels.max())
     was_training = model.training
     model.eval()
     try:
@@ -138,7 +138,7 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int =
             for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
                 x, y = x.to(device), y.to(device)
                 log_p = model(x)
-                _check_log_probabilities(log_p, y, int(labels.max()))
+                _check_log_probabilities(log_p, y, largest)
                 loss += F.nll_loss(log_p.double(), y, reduction="sum").item()
                 right += int((log_p.argmax(1) == y).sum())
     finally:
