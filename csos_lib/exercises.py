@@ -1,7 +1,7 @@
-"""Exercises that check themselves: a verdict that always says what to try next."""
+"""Exercises that check themselves: a verdict that says what is off in an answer."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import update_wrapper
 
 
 class Hint(Exception):
@@ -13,7 +13,7 @@ def expect(condition: object, hint: str) -> None:
 
     Args:
         condition: anything with a truth value, such as a comparison or a one-element tensor.
-        hint: one or two sentences that say what is off and what to try.
+        hint: one or two sentences that say what is off, without the answer.
 
     Raises:
         Hint: the condition does not hold.
@@ -24,39 +24,42 @@ def expect(condition: object, hint: str) -> None:
         raise Hint(hint)
 
 
-def checker(first_hint: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+class checker:
     """Decorator: a function that examines answers with `expect` becomes one that prints a verdict.
 
-    Args:
-        first_hint: what to try when the answer is still the stub, or stops with an error of its own.
+    Calling it prints "Right." or "Not yet" with what is off. It never raises, so that a chapter runs to its end
+    with exercises left open. Its `verdict` returns the text instead: a chapter holds its checkers to the wrong
+    answers that they must refuse.
 
-    Returns:
-        A decorator. The decorated checker prints "Right." or "Not yet." with a hint. It never raises, so that
-        a chapter runs to its end with exercises left open.
+    Args:
+        examine: takes one answer or more, and raises `Hint` if one is not right.
 
     How to use this book.
 
-    >>> @checker("Return 2.")
+    >>> @checker
     ... def check_two(answer):
     ...     expect(answer() == 2, "That is not 2.")
     >>> check_two(lambda: 3)
-    Not yet. Hint: That is not 2.
+    Not yet. That is not 2.
+    >>> check_two.verdict(lambda: 2)
+    'Right.'
     """
 
-    def decorate(examine: Callable[..., None]) -> Callable[..., None]:
-        @wraps(examine)
-        def check(*answers: object) -> None:
-            try:
-                examine(*answers)
-            except Hint as hint:
-                print(f"Not yet. Hint: {hint}")
-            except NotImplementedError:
-                print(f"Not yet: the stub is still empty. Hint: {first_hint}")
-            except Exception as error:
-                print(f"Not yet: your code stopped with {type(error).__name__}: {error}. Hint: {first_hint}")
-            else:
-                print("Right.")
+    def __init__(self, examine: Callable[..., None]) -> None:
+        update_wrapper(self, examine)
+        self._examine = examine
 
-        return check
+    def verdict(self, *answers: object, **named: object) -> str:
+        """What a call with these answers prints."""
+        try:
+            self._examine(*answers, **named)
+        except Hint as hint:
+            return f"Not yet. {hint}"
+        except NotImplementedError:
+            return "Not yet: the stub is still empty."
+        except Exception as error:
+            return f"Not yet: your code stopped with {type(error).__name__}: {error}."
+        return "Right."
 
-    return decorate
+    def __call__(self, *answers: object, **named: object) -> None:
+        print(self.verdict(*answers, **named))

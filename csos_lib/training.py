@@ -41,6 +41,7 @@ def fit(
     seed: int = 0,
     progress: bool = True,
     *,
+    clip: float | None = 1.0,
     after_epoch: Callable[[int], None] | None = None,
 ) -> History:
     """Train a classifier with Adam on the negative log-likelihood of the training images.
@@ -56,6 +57,8 @@ def fit(
         batch_size: at least 1; the last batch of an epoch may be smaller.
         seed: drives the shuffling (and dropout, if the model has any).
         progress: show a bar for each epoch; its line ends with the epoch's loss and accuracy.
+        clip: the longest gradient, above 0: a longer one (the norm over all parameters) is shortened to it, so
+            that no single batch throws the network away; None leaves it as it is, which is memo 1's recipe.
         after_epoch: called with 1, 2, ... after each epoch, to measure the model on the way.
 
     Returns:
@@ -65,12 +68,14 @@ def fit(
         ValueError: an argument or the data is out of range, the model has no parameters, or what it gives are
             not log-probabilities.
 
-    Source: memo 1, section 3; Kingma & Ba (2015), Adam. Chapter 3, :eq:`eq-nll`.
+    Source: memo 1, section 3; Kingma & Ba (2015), Adam; Pascanu, Mikolov & Bengio (2013), clipping. Chapter 3, :eq:`eq-nll`.
     """
     _check.integer("epochs", epochs, 0)
     _check.number("lr", lr, 0, above=True)
     _check.integer("batch_size", batch_size, 1)
     _check.integer("seed", seed, 0)
+    if clip is not None:
+        _check.number("clip", clip, 0, above=True)
     check_data(dataset.train_images, dataset.train_labels)
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
@@ -95,6 +100,8 @@ def fit(
                     loss = F.nll_loss(log_p, target)
                     optimiser.zero_grad()
                     loss.backward()
+                    if clip is not None:
+                        nn.utils.clip_grad_norm_(parameters, clip)
                     optimiser.step()
                     loss_sum += loss.detach().double() * len(batch)
                     right += (log_p.argmax(1) == target).sum()
