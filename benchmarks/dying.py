@@ -117,7 +117,7 @@ def train_one(
             )
         )
 
-        def after(epoch: int, model: CSOS = model, setting: Row = setting) -> None:
+        def after(epoch: int, *_: object, model: CSOS = model, setting: Row = setting) -> None:
             if every or epoch == epochs:
                 rows.append(setting | {"epoch": epoch} | measure(model, data))
 

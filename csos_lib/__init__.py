@@ -9,15 +9,18 @@ True
 """
 
 from csos_lib import dynamics, interpret, operators, reactions, simplex
-from csos_lib.classifier import CSOS, load, save
+from csos_lib.classifier import CSOS
 from csos_lib.datasets import Dataset, load_dataset, load_results
-from csos_lib.training import Evaluation, History, evaluate, fit
+from csos_lib.evaluation import Evaluation, evaluate, predict, predict_proba
+from csos_lib.saving import load, save
+from csos_lib.training import History, cosine, fit
 
 __all__ = [
     "CSOS",
     "Dataset",
     "Evaluation",
     "History",
+    "cosine",
     "dynamics",
     "evaluate",
     "fit",
@@ -26,6 +29,8 @@ __all__ = [
     "load_dataset",
     "load_results",
     "operators",
+    "predict",
+    "predict_proba",
     "reactions",
     "save",
     "simplex",

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
-from csos_lib.quadratic import PackedQuadratic, count_pairs, pack, pair_members, unpack
+from csos_lib._modules import without_autocast
+from csos_lib.quadratic import count_pairs, pack, pair_members, quadratic, unpack
 
 SCALE = 0.05
 """The standard deviation of memo 1's W at the start."""
@@ -64,11 +65,11 @@ class _Reaction(nn.Module):
         produce = self._lay_out()
         dtype = next(self.parameters()).dtype
 
-        def reaction(x: Tensor) -> Tensor:
+        def checked(x: Tensor) -> Tensor:
             _check.matrix("x", x, self.num_basis, dtype)
             return produce(x)
 
-        return reaction
+        return lambda x: without_autocast(checked, x, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._laid_out()(x)
@@ -102,7 +103,7 @@ class DenseReaction(_Reaction):
 
     def _lay_out(self) -> Callable[[Tensor], Tensor]:
         weight = pack(self.weight)  # only the symmetric part acts: half the multiplications of every step
-        return lambda x: PackedQuadratic.apply(x, weight)
+        return lambda x: quadratic(x, weight)
 
     def to_tensor(self) -> Tensor:
         """W (N, N, N) as W[k, i, j]."""
@@ -146,7 +147,7 @@ class SymmetricReaction(_Reaction):
 
     def _lay_out(self) -> Callable[[Tensor], Tensor]:
         weight = self.weight
-        return lambda x: PackedQuadratic.apply(x, weight)
+        return lambda x: quadratic(x, weight)
 
     def to_tensor(self) -> Tensor:
         """The symmetric W (N, N, N) as W[k, i, j]."""

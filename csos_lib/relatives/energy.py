@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from csos_lib import _check
 from csos_lib.dynamics import Reaction
-from csos_lib.quadratic import PackedQuadratic, pair_members, unpack
+from csos_lib.quadratic import pair_members, quadratic, unpack
 from csos_lib.reactions import SCALE, _Reaction
 
 
@@ -118,7 +118,7 @@ class EnergyReaction(_Reaction):
 
     def _lay_out(self) -> Callable[[Tensor], Tensor]:
         packed = self._packed()
-        return lambda x: PackedQuadratic.apply(x, packed)
+        return lambda x: quadratic(x, packed)
 
     def to_tensor(self) -> Tensor:
         """The fully symmetric W (N, N, N)."""
