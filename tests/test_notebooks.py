@@ -52,7 +52,10 @@ def test_colab_can_install_and_offers_a_gpu(path: Path) -> None:
     assert notebook.metadata.accelerator == "GPU"
     install = next(cell for cell in notebook.cells if cell.cell_type == "code")
     assert tags(install) == {"remove-cell", "nbval-skip", "skip-execution"}
-    assert 'if "google.colab" in sys.modules:' in install.source
+    assert install.source.splitlines()[:3] == ["import sys", "", 'if "google.colab" in sys.modules:']
+    assert re.fullmatch(
+        r' {4}%pip install -q "csos_lib\[chapters\] @ git\+\S+"', install.source.splitlines()[3]
+    )
 
 
 @chapter
