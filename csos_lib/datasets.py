@@ -109,13 +109,16 @@ def load_dataset(name: str = "mnist5k", root: str | os.PathLike[str] | None = No
 
 
 def read_idx(path: str | os.PathLike[str]) -> Tensor:
-    """Read a file in the format of MNIST's, plain or gzipped, as a tensor of uint8 of the shape it states.
+    """Read a file in the format of MNIST's, plain or gzipped.
 
     Data of your own in that format become a :class:`csos_lib.Dataset` when the images are divided by 255 and
     the labels taken as int64.
 
     Args:
         path: the file, "~" being the home folder; unpacked if its name ends in ".gz".
+
+    Returns:
+        uint8 of the shape that the file states: (n, 28, 28) for MNIST's images, (n,) for its labels.
 
     Raises:
         ValueError: it is not an IDX file of unsigned bytes, or holds more or fewer than it states.
