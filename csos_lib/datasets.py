@@ -50,8 +50,8 @@ class Dataset(NamedTuple):
     """Inputs (n, ...) floating point and labels (n,) int64 from 0, for training and for testing.
 
     The inputs are whatever the model takes: 784 pixels, as in the chapters, the columns of a table, pictures
-    with channels. :func:`check_data` says what both halves must keep. The range of the inputs is the data's
-    own; those of :func:`load_dataset` are in [0, 1].
+    with channels. :func:`csos_lib.datasets.check_data` says what both halves must keep. Their range is
+    the data's own; :func:`csos_lib.load_dataset` gives [0, 1].
 
     Chapter 1.
     """
@@ -83,8 +83,8 @@ def load_dataset(name: str = "mnist5k", root: str | os.PathLike[str] | None = No
 
     Raises:
         ValueError: an unknown name, root given for "mnist5k", files that are not those that were published
-            (their shapes and checksums are known; :func:`read_idx` reads files of your own), or a root that
-            cannot be written, which is found out before anything is downloaded.
+            (their shapes and checksums are known; :func:`csos_lib.datasets.read_idx` reads files of your
+            own), or a root that cannot be written, which is found out before anything is downloaded.
         ConnectionError: nothing on disk and the download failed; nothing half-finished is left behind.
         ImportError: nothing on disk and torchvision is not installed.
 
@@ -109,13 +109,16 @@ def load_dataset(name: str = "mnist5k", root: str | os.PathLike[str] | None = No
 
 
 def read_idx(path: str | os.PathLike[str]) -> Tensor:
-    """Read a file in the format of MNIST's, plain or gzipped, as a tensor of uint8 of the shape it states.
+    """Read a file in the format of MNIST's, plain or gzipped.
 
-    Data of your own in that format become a :class:`Dataset` when the images are divided by 255 and the
-    labels taken as int64.
+    Data of your own in that format become a :class:`csos_lib.Dataset` when the images are divided by 255 and
+    the labels taken as int64.
 
     Args:
         path: the file, "~" being the home folder; unpacked if its name ends in ".gz".
+
+    Returns:
+        uint8 of the shape that the file states: (n, 28, 28) for MNIST's images, (n,) for its labels.
 
     Raises:
         ValueError: it is not an IDX file of unsigned bytes, or holds more or fewer than it states.

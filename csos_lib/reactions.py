@@ -363,4 +363,4 @@ def _import_tensorly() -> Any:
         importlib.import_module("tensorly.decomposition")
         return importlib.import_module("tensorly")
     except ImportError as error:
-        raise ImportError("from_tensor needs TensorLy: pip install tensorly") from error
+        raise ImportError('from_tensor needs TensorLy: pip install "csos_lib[decompose]"') from error
