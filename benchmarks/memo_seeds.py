@@ -43,7 +43,9 @@ def main() -> None:
         model = csos_lib.CSOS()
         seen: list[list[float]] = []
 
-        def measure(epoch: int, *_: object, model: csos_lib.CSOS = model, seen: list[list[float]] = seen) -> None:
+        def measure(
+            epoch: int, *_: object, model: csos_lib.CSOS = model, seen: list[list[float]] = seen
+        ) -> None:
             test = csos_lib.evaluate(model, data.test_images, data.test_labels)
             with torch.no_grad():
                 living = count_living(model.trajectory(data.test_images)).double().mean(1)

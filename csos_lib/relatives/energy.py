@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
+from csos_lib._modules import Derived
 from csos_lib.dynamics import Reaction
 from csos_lib.quadratic import pair_members, quadratic, unpack
 from csos_lib.reactions import SCALE, _Reaction
@@ -78,7 +79,7 @@ def rayleigh(x: Tensor, reaction: Reaction) -> Tensor:
     return (u * reaction(u)).sum(1)
 
 
-class EnergyReaction(_Reaction):
+class EnergyReaction(Derived, _Reaction):
     """A reaction with an energy: W[k, i, j] is the same in every order of k, i and j.
 
     Args:
@@ -102,16 +103,18 @@ class EnergyReaction(_Reaction):
 
     def __init__(self, num_basis: int) -> None:
         super().__init__(num_basis)
-        i, j = pair_members(num_basis)
-        k = torch.arange(num_basis, device=i.device)[:, None].expand(-1, len(i))
-        low, middle, high = torch.stack([k, i.expand_as(k), j.expand_as(k)]).sort(0).values
-        places = high * (high + 1) * (high + 2) // 6 + middle * (middle + 1) // 2 + low
-        self.register_buffer("places", places, persistent=False)
-        self.register_buffer("counts", torch.where(i == j, 1.0, 2.0), persistent=False)
+        self._register_derived()
         weight = SCALE / math.sqrt(2) * torch.randn(num_basis * (num_basis + 1) * (num_basis + 2) // 6)
         n = torch.arange(1, num_basis + 1, device=weight.device)
         weight[n * (n + 1) * (n + 2) // 6 - 1] *= math.sqrt(2)
         self.weight = nn.Parameter(weight)
+
+    def _derive(self) -> dict[str, Tensor]:
+        i, j = pair_members(self.num_basis, torch.device("cpu"))
+        k = torch.arange(self.num_basis, device="cpu")[:, None].expand(-1, len(i))
+        low, middle, high = torch.stack([k, i.expand_as(k), j.expand_as(k)]).sort(0).values
+        places = high * (high + 1) * (high + 2) // 6 + middle * (middle + 1) // 2 + low
+        return {"places": places, "counts": torch.where(i == j, 1.0, 2.0)}
 
     def _packed(self) -> Tensor:
         return self.weight.index_select(0, self.places.flatten()).view_as(self.places) * self.counts
