@@ -77,7 +77,7 @@ def show_images(images: Tensor, titles: Sequence[str] = (), columns: int = 10) -
     )
     for axis in axes.flat:
         axis.axis("off")
-    for k, (axis, image) in enumerate(zip(axes.flat, images.detach().cpu(), strict=False)):
+    for k, (axis, image) in enumerate(zip(axes.flat, images.detach().float().cpu(), strict=False)):
         axis.imshow(image.reshape(28, 28), vmin=0, vmax=1)
         if titles:
             axis.set_title(titles[k], fontsize=10)
@@ -104,7 +104,7 @@ def show_concentrations(x: Tensor, axis: Axes | None = None) -> Axes:
         raise ValueError(f"x must have shape (N,), got {tuple(x.shape)}")
     axis = plt.subplots(figsize=(7, 2.2))[1] if axis is None else axis
     colours = [COLOURS[1] if k < 10 else COLOURS[0] for k in range(len(x))]
-    axis.bar(range(len(x)), x.detach().cpu(), color=colours)
+    axis.bar(range(len(x)), x.detach().double().cpu(), color=colours)
     axis.set(xlabel="molecule k", ylabel="concentration")
     return axis
 
@@ -143,7 +143,7 @@ def show_flow(
     """Where one Euler step takes every point of the triangle, as arrows at half their length.
 
     Args:
-        reaction: maps (B, 3) to (B, 3).
+        reaction: maps (B, 3) to (B, 3), in the dtype and on the device of its parameters if it has any.
         decay: in [0, 1).
         alpha: at least 0.
         axis: where to draw; None draws a new triangle.
@@ -160,9 +160,11 @@ def show_flow(
     _check.integer("density", density, 2)
     axis = show_triangle() if axis is None else axis
     starts = simplex_grid(density)
+    for parameter in reaction.parameters() if isinstance(reaction, torch.nn.Module) else ():
+        starts = starts.to(parameter)
     with torch.no_grad():
         ends = euler_step(starts, reaction, decay, alpha)
-    here, there = barycentric(starts), barycentric(ends)
+    here, there = (barycentric(x.float().cpu()) for x in (starts, ends))
     axis.quiver(
         *here.T, *((there - here) / 2).T, angles="xy", scale_units="xy", scale=1, width=0.004, color="0.55"
     )

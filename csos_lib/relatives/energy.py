@@ -1,5 +1,6 @@
 """Energy: functions that a dynamics can only push one way, and the memories that are built on them."""
 
+import functools
 import math
 from collections.abc import Callable
 from itertools import permutations
@@ -29,7 +30,9 @@ def symmetrise_fully(weight: Tensor) -> Tensor:
     Chapter 8, :eq:`eq-fully-symmetric`.
     """
     _check.cube("weight", weight)
-    return torch.stack([weight.permute(order) for order in permutations(range(3))]).mean(0)
+    six = torch.stack([weight.permute(order) for order in permutations(range(3))])
+    ordered = six.sort(0).values.unbind()  # added up in one order, they are rounded in one way
+    return functools.reduce(torch.add, ordered) / 6
 
 
 def free_energy(x: Tensor, reaction: Reaction, temperature: float = 0.0) -> Tensor:
@@ -131,7 +134,8 @@ class EnergyReaction(Derived, _Reaction):
 def recall_by_signs(state: Tensor, patterns: Tensor, power: int) -> Tensor:
     """One sweep of a dense associative memory: each sign in turn takes the value of lower energy.
 
-    The energy is -sum_m (pattern_m . state)^power. Power 2 is Hopfield's network of 1982 with Hebb's rule.
+    The energy is -sum_m (pattern_m . state)^power; where both signs have one energy, to the last digit, the
+    sign stays. Power 2 is Hopfield's network of 1982 with Hebb's rule.
 
     Args:
         state: signs -1 or 1 (B, N).
@@ -154,10 +158,15 @@ def recall_by_signs(state: Tensor, patterns: Tensor, power: int) -> Tensor:
     _check.integer("power", power, 2)
     state = state.clone()
     overlap = state @ patterns.T
-    scale = 2.0 ** size.bit_length()  # keeps powers in range; a power of two, so that ties stay ties
-    for i in range(size):
+    # Powers are taken of overlaps divided by the largest. Where halves have powers, a power of two takes its
+    # place: dividing by it is exact, so that ties stay ties.
+    halves = power < -math.log2(torch.finfo(state.dtype).tiny)
+    for i in range(size if len(patterns) else 0):
         rest = overlap - state[:, i, None] * patterns[:, i]
         up, down = rest + patterns[:, i], rest - patterns[:, i]
+        scale = rest.abs().amax(1, keepdim=True) + 1
+        if halves:
+            scale = scale / torch.frexp(scale.float()).mantissa.to(scale)
         gain = ((up / scale) ** power - (down / scale) ** power).sum(1)
         state[:, i] = torch.where(gain == 0, state[:, i], gain.sign())
         overlap = rest + state[:, i, None] * patterns[:, i]

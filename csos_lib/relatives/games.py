@@ -65,7 +65,7 @@ def replicator_map(x: Tensor, payoff: Tensor, rate: float) -> Tensor:
         rate: at least 0.
 
     Returns:
-        Shares (..., N) of the next generation.
+        Shares (..., N) of the next generation; zeros where nobody has offspring.
 
     Raises:
         ValueError: x or payoff has the wrong shape or dtype, or rate is negative.
@@ -78,7 +78,8 @@ def replicator_map(x: Tensor, payoff: Tensor, rate: float) -> Tensor:
     _check_payoff(payoff, x)
     _check.number("rate", rate, 0)
     grown = x * (1 + rate * (x @ payoff.T))
-    return grown / grown.sum(-1, keepdim=True)
+    total = grown.sum(-1, keepdim=True)
+    return grown / total.where(total != 0, 1)
 
 
 def replicator_flow(x: Tensor, payoff: Tensor) -> Tensor:
