@@ -1,16 +1,18 @@
 """Death or explosion? What ruins memo 1's model at many steps, and which part of a cure cures it.
 
-python benchmarks/dying.py        writes csos_lib/results/dying.csv, about a quarter of an hour on one core
+python benchmarks/dying.py        appends to csos_lib/results/dying.csv, a quarter of an hour on one core
 
 Bundled digits, 32 molecules, three epochs, five seeds. A network is put together from an injection, a step
-and a readout, and trained with the gradient's norm cut at 1 (clip) or as it is (inf). Experiments:
-steps       memo 1's three parts and the mirror network's three, by T, clip and learning rate
-parts       one or two parts at a time taken from elsewhere, T = 5 and T = 20; and no step at all, T = 0
-beta        memo 1's one knob, alpha (1 - decay)
+and a readout, and trained with the gradient's norm cut at 1 (clip) or as it is (inf): memo 1's three parts
+and the mirror network's, by T and learning rate; one or two parts exchanged; no step at all; and memo 1's
+one knob, beta = alpha (1 - decay). Runs that are in the table are skipped.
 """
 
-from collections.abc import Callable
+import csv
+import math
+from collections.abc import Callable, Iterator
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,10 +22,11 @@ import csos_lib
 from csos_lib import CSOS, dynamics
 from csos_lib.reactions import SCALE
 from csos_lib.simplex import EPSILON, count_living, normalise
-from table import write_table
+from table import RESULTS, write_table
 
 SEEDS, MOLECULES, EPOCHS = range(5), 32, 3
 FLOOR, GUARD, SHARPNESS, STRENGTH = 1e-3, 1e-2, float(MOLECULES), 0.32
+RESULT = RESULTS / "dying.csv"
 SETTING = ("injection", "step", "readout", "steps", "decay", "alpha", "clip", "lr", "seed")
 MEASURED = ("test_accuracy", "living_last", "right_dead", "norm_median", "norm_largest")
 
@@ -84,64 +87,73 @@ def train(model: Network, data: csos_lib.Dataset, lr: float, clip: float, seed: 
     return torch.stack(norms)
 
 
-def run(
-    experiment: str,
-    data: csos_lib.Dataset,
-    parts: tuple[str, str, str],
-    steps: int,
-    clip: float,
-    lr: float = 0.005,
-    decay: float = 0.1,
-    alpha: float | None = None,
-) -> list[list[object]]:
-    """One row a seed. Unless given, alpha is 1, and for the mirror step alpha N sigma is STRENGTH."""
-    if alpha is None:
-        alpha = STRENGTH / (MOLECULES * SCALE) if parts[1] == "mirror" else 1.0
-    rows: list[list[object]] = []
-    for seed in SEEDS:
-        torch.manual_seed(seed)
-        model = Network(*parts, steps, decay, alpha)
-        norms = train(model, data, lr, clip, seed)
-        with torch.no_grad():
-            x, answers = model.last(data.test_images), model(data.test_images).argmax(1)
-        right = x.gather(1, data.test_labels[:, None])[:, 0]
-        measured = (
-            (answers == data.test_labels).double().mean(),
-            count_living(x).double().mean(),
-            (right == 0).double().mean(),
-            norms.median(),
-            norms.max(),
-        )
-        setting = (experiment, *parts, steps, decay, alpha, clip, lr, seed)
-        rows.append([*setting, *(float(value) for value in measured)])
-    accuracy = " ".join(f"{row[len(SETTING) + 1]:.3f}" for row in rows)
-    print(*rows[0][: len(SETTING)], "|", accuracy, flush=True)
-    return rows
+MEMO, MIRROR = ("relu", "cut", "memo"), ("softmax", "mirror", "ten-way")
+ONE_PART = [("softmax", "cut", "memo"), ("relu", "cut", "guard"), ("relu", "mirror", "memo")]
+ONE_PART += [("relu", "floor", "memo"), ("softmax", "mirror", "memo")]
+MORE = [("relu", "softplus", "memo"), ("softplus", "softplus", "memo"), ("relu", "cut", "ten-way")]
+NO_STEP = [(injection, "cut", readout) for injection in INJECTION for readout in ("memo", "ten-way")]
+
+
+def settings() -> Iterator[tuple[object, ...]]:
+    """The columns of SETTING, but for the seed, of every network, the most telling first."""
+
+    def of(parts: tuple[str, str, str], steps: int, lr: float = 0.005, beta: float = 0.0) -> None:
+        alpha = STRENGTH / (MOLECULES * SCALE) if parts[1] == "mirror" else beta or 1.0
+        decay = 0.0 if beta else 0.1
+        listed.extend((*parts, steps, decay, alpha, clip, lr) for clip in (math.inf, 1.0))
+
+    listed: list[tuple[object, ...]] = []
+    for steps in (20, 5, 1):
+        of(MEMO, steps)
+        of(MIRROR, steps)
+        of(MEMO, steps, lr=0.001)
+    for parts in (*ONE_PART, *MORE):
+        of(parts, 5)
+    for parts in NO_STEP:
+        of(parts, 0)
+    for beta in (1 / 4, 1.0, 4.0):
+        of(MEMO, 5, beta=beta)
+    for parts in ONE_PART[:4]:
+        of(parts, 20)
+    of(MEMO, 40)
+    of(MIRROR, 40)
+    yield from listed
+
+
+def measure(setting: tuple[Any, ...], data: csos_lib.Dataset) -> list[float]:
+    clip, lr, seed = setting[6:]
+    torch.manual_seed(seed)
+    model = Network(*setting[:6])
+    norms = train(model, data, lr, clip, seed)
+    with torch.no_grad():
+        x, answers = model.last(data.test_images), model(data.test_images).argmax(1)
+    right = x.gather(1, data.test_labels[:, None])[:, 0]
+    measured = (
+        (answers == data.test_labels).double().mean(),
+        count_living(x).double().mean(),
+        (right == 0).double().mean(),
+        norms.median(),
+        norms.max(),
+    )
+    return [float(value) for value in measured]
 
 
 def main() -> None:
     torch.set_num_threads(1)
     data = csos_lib.load_dataset("mnist5k")
-    clips = (float("inf"), 1.0)
-    memo, mirror = ("relu", "cut", "memo"), ("softmax", "mirror", "ten-way")
-    cuts = [("relu", step, "memo") for step in ("floor", "softplus", "mirror")]
-    one_part = [("softmax", "cut", "memo"), ("relu", "cut", "guard"), ("softmax", "mirror", "memo"), *cuts]
-    more = [("softplus", "cut", "memo"), ("softplus", "softplus", "memo"), ("relu", "mirror", "ten-way")]
-    more += [("relu", "cut", "ten-way"), ("softmax", "cut", "ten-way")]
-    rows: list[list[object]] = []
-    for steps, clip in product((1, 5, 10, 20, 40), clips):
-        rows += run("steps", data, memo, steps, clip)
-        rows += run("steps", data, memo, steps, clip, lr=0.001)
-        rows += run("steps", data, mirror, steps, clip)
-    for parts, clip in product((*one_part, *more), clips):
-        rows += run("parts", data, parts, 5, clip)
-    for injection, readout, clip in product(("relu", "softplus", "softmax"), ("memo", "ten-way"), clips):
-        rows += run("parts", data, (injection, "cut", readout), 0, clip)
-    for parts, clip in product(one_part, clips):
-        rows += run("parts", data, parts, 20, clip)
-    for beta, clip in product((1 / 16, 1 / 4, 1.0, 4.0, 16.0), clips):
-        rows += run("beta", data, memo, 5, clip, decay=0.0, alpha=beta)
-    write_table("dying", ("experiment", *SETTING, *MEASURED), rows)
+    done: set[tuple[str, ...]] = set()
+    if RESULT.exists():
+        done = {tuple(row[c] for c in SETTING) for row in csos_lib.load_results(RESULT.stem)}
+    else:
+        write_table(RESULT.stem, (*SETTING, *MEASURED), [])
+    for setting, seed in product(settings(), SEEDS):
+        full = (*setting, seed)
+        if tuple(str(value) for value in full) in done:
+            continue
+        measured = measure(full, data)
+        with RESULT.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow([*full, *(f"{v:.6g}" for v in measured)])
+        print(*full, "|", *(f"{v:.3f}" for v in measured), flush=True)
 
 
 if __name__ == "__main__":
