@@ -68,18 +68,22 @@ def forms(model: CSOS) -> tuple[Tensor, Tensor]:
 
 
 def spectrum(model: CSOS, data: csos_lib.Dataset, k: int) -> Numbers:
-    """How much the first eigenvector holds, and how like class k it is as pixels."""
+    """How much the first eigenvector holds; how like class k the outermost two are as pixels."""
     eigenvalues, vectors = (part[k] for part in forms(model))
     strength = eigenvalues.square()
     inked = (data.train_images > 0).double().mean(0) > 0.02
     rows = model.encoder.weight.detach()
-    picture = vectors[:, -1] @ (rows - rows.mean(0))  # of the largest eigenvalue above 0
     images = data.train_images.to(rows)
     looks = images[data.train_labels == k].mean(0) - images.mean(0)
-    both = torch.stack([picture[inked], looks[inked]])
+
+    def likeness(vector: Tensor) -> float:
+        picture = vector @ (rows - rows.mean(0))
+        return abs(float(torch.corrcoef(torch.stack([picture[inked], looks[inked]]))[0, 1]))
+
     return {
         "first": float(strength.max() / strength.sum()),
-        "likeness": abs(float(torch.corrcoef(both)[0, 1])),
+        "likeness": likeness(vectors[:, -1]),  # the largest eigenvalue
+        "against": likeness(vectors[:, 0]),  # the most negative one
     }
 
 

@@ -348,7 +348,12 @@ def _best_fit(make: Callable[[], _F], weight: Tensor, iterations: int, starts: i
     _check.integer("starts", starts, 1)
     if not weight.isfinite().all():
         raise ValueError("weight must be finite, got entries that are not")
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.device("cpu"):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.device("cpu"),
+        torch.random.fork_rng(devices=[]),
+    ):
         torch.manual_seed(0)
         tried = [make().double() for _ in range(starts)]
         target = symmetrise(weight.detach().cpu().double())

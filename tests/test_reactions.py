@@ -254,9 +254,10 @@ def test_from_tensor_finds_a_tensor_of_its_rank(make):
     assert reaction.rank == 2
     assert error_of(reaction, weight) < 1e-4
     assert all(p.requires_grad and p.dtype == torch.float64 for p in reaction.parameters())
-    with torch.no_grad():
-        again = make.from_tensor(weight, 2, iterations=1000)
-    assert torch.equal(again.to_tensor(), reaction.to_tensor())
+    for no_grad in (torch.no_grad(), torch.inference_mode()):
+        with no_grad:
+            again = make.from_tensor(weight, 2, iterations=1000)
+            assert torch.equal(again.to_tensor(), reaction.to_tensor())
 
 
 @pytest.mark.parametrize("make", [CPReaction, TuckerReaction])
