@@ -67,7 +67,9 @@ def count_parameters(name: str, model: nn.Module) -> int:
     return sum(p.numel() for p in counted.parameters())
 
 
-def train(model: nn.Module, data: Dataset, epochs: int, lr: float, seed: int, bar: tqdm) -> float:
+def train(
+    model: nn.Module, data: Dataset, epochs: int, lr: float, seed: int, bar: tqdm, clip: float = math.inf
+) -> float:
     """Seconds of the processor that the training took."""
     optimiser = torch.optim.Adam(model.parameters(), lr=lr)
     batches_in_all = epochs * math.ceil(len(data.train_labels) / 128)
@@ -79,6 +81,8 @@ def train(model: nn.Module, data: Dataset, epochs: int, lr: float, seed: int, ba
             loss = F.nll_loss(model(data.train_images[batch]), data.train_labels[batch])
             optimiser.zero_grad()
             loss.backward()
+            if clip < math.inf:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimiser.step()
             schedule.step()
             bar.update()
@@ -86,12 +90,12 @@ def train(model: nn.Module, data: Dataset, epochs: int, lr: float, seed: int, ba
 
 
 def trained(
-    make: Callable[[], Model], data: Dataset, epochs: int, lr: float, seed: int
+    make: Callable[[], Model], data: Dataset, epochs: int, lr: float, seed: int, clip: float = math.inf
 ) -> tuple[Model, float]:
     """A model started and trained from this seed, and its test accuracy."""
     torch.manual_seed(seed)
     model = make()
-    train(model, data, epochs, lr, seed, tqdm(disable=True))
+    train(model, data, epochs, lr, seed, tqdm(disable=True), clip)
     return model, csos_lib.evaluate(model, data.test_images, data.test_labels).accuracy
 
 
