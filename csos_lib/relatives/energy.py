@@ -32,10 +32,10 @@ def symmetrise_fully(weight: Tensor) -> Tensor:
 
 
 def potential_share(weight: Tensor) -> Tensor:
-    """How much the best potential explains of what a mirror step feels of W, as a share of the sum of squares.
+    """How much the best potential explains of what a mirror step feels of W, as a share of the squares.
 
-    The step feels neither what is antisymmetric in i and j nor what all k have in common, the gauge u[i, j]: it
-    cannot tell W from W + u. So the share is that of the nearest S + u, S fully symmetric, to W, after the
+    The step feels neither what is antisymmetric in i and j nor what all k have in common, the gauge u[i, j]:
+    it cannot tell W from W + u. So the share is that of the nearest S + u, S fully symmetric, to W, after the
     mean over k has been taken from both. It is 1 if and only if the mirror step with W climbs a potential.
 
     Args:
