@@ -3,12 +3,12 @@
 python benchmarks/space.py             writes csos_lib/results/space.csv, about ten minutes on one core
 python benchmarks/space.py 2           seed 2 alone: its rows replace those of an earlier run
 
-All are trained without clipping. "right" and "down" are by how many pixels the test digits are moved: negative
-for left and up. "grid" is how many cells there are on a side when they are tested: 12, as in training, or 18,
+All are trained without clipping. "right" and "down" say by how many pixels the test digits are moved, below 0
+for left and up. "grid" is how many cells there are on a side when they are tested: 12 as in training, or 18,
 with an empty margin of two cells round the whole image, so that no digit comes near the edge. "steps" is how
 many steps the cells take when they are tested. "agreement" is the share of the ink whose cell votes for the
-answer of the image. The weights of seed 0 are csos_lib/data/cells.pt, in half precision; where that file is, they
-are not trained again.
+answer of the image. The weights of seed 0 are csos_lib/data/cells.pt, in half precision; where that file is,
+they are not trained again.
 """
 
 import sys
