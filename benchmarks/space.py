@@ -4,11 +4,11 @@ python benchmarks/space.py             writes csos_lib/results/space.csv, about 
 python benchmarks/space.py 2           seed 2 alone: its rows replace those of an earlier run
 
 All are trained without clipping. "right" and "down" say by how many pixels the test digits are moved, below 0
-for left and up. "grid" is how many cells there are on a side when they are tested: 12 as in training, or 18,
-with an empty margin of two cells round the whole image, so that no digit comes near the edge. "steps" is how
-many steps the cells take when they are tested. "agreement" is the share of the ink whose cell votes for the
-answer of the image. The weights of seed 0 are csos_lib/data/cells.pt, in half precision; where that file is,
-they are not trained again.
+for left and up; what leaves the image is lost. "grid" is how many cells there are on a side when they are
+tested: 12 as in training, or 18, with an empty margin of two cells round the whole image, so that nothing is
+lost and the edge is far. "steps" is how many steps the cells take when they are tested. "agreement" is the
+share of the ink whose cell votes for the answer of the image. The weights of seed 0 are kept, in half
+precision, in csos_lib/data/cells.pt; where that file is, they are not trained again.
 """
 
 import sys
@@ -36,10 +36,10 @@ MODELS = {
 
 
 class Roomy(CellularCSOS):
-    """The same cells with a margin: the whole image, and two empty rows of them on each side."""
+    """The same cells for images with a margin of four pixels, (B, 1296): 18 x 18 of them see all of it."""
 
     def ink(self, images: Tensor) -> Tensor:
-        return F.avg_pool2d(F.pad(images.unflatten(1, (1, 28, 28)), (4, 4, 4, 4)), 2).flatten(2)
+        return F.avg_pool2d(images.unflatten(1, (1, 36, 36)), 2).flatten(2)
 
     def trajectory(self, images: Tensor) -> Tensor:
         with patch.object(space, "SIDE", 18):
@@ -92,7 +92,8 @@ def run(seed: int, data: csos_lib.Dataset) -> list[tuple[object, ...]]:
             if isinstance(model, CellularCSOS):
                 tested = (Roomy if grid == 18 else CellularCSOS)(steps=steps)
                 tested.load_state_dict(model.state_dict())
-            images = data.test_images.unflatten(1, (28, 28)).roll((down, right), (1, 2)).flatten(1)
+            images = F.pad(data.test_images.unflatten(1, (28, 28)), (4, 4, 4, 4)).roll((down, right), (1, 2))
+            images = (images if grid == 18 else images[:, 4:32, 4:32]).flatten(1)
             found = test(tested, images, data.test_labels)
             rows.append((name, seed, size, grid if name != "plain" else "", steps, right, down, *found))
             print(*rows[-1], flush=True)
