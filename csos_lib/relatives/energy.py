@@ -12,7 +12,7 @@ from csos_lib import _check
 from csos_lib._modules import Derived
 from csos_lib.dynamics import Reaction
 from csos_lib.quadratic import pair_members, quadratic, unpack
-from csos_lib.reactions import SCALE, _Reaction
+from csos_lib.reactions import SCALE, _Reaction, symmetrise
 
 
 def symmetrise_fully(weight: Tensor) -> Tensor:
@@ -33,6 +33,40 @@ def symmetrise_fully(weight: Tensor) -> Tensor:
     six = torch.stack([weight.permute(order) for order in permutations(range(3))])
     ordered = six.sort(0).values.unbind()  # added up in one order, they are rounded in one way
     return functools.reduce(torch.add, ordered) / 6
+
+
+def potential_share(weight: Tensor) -> Tensor:
+    """How much the best potential explains of what a mirror step feels of W, as a share of the squares.
+
+    The step feels neither what is antisymmetric in i and j nor what all k have in common, the gauge u[i, j]:
+    it cannot tell W from W + u. So the share is that of the nearest S + u, S fully symmetric, to W, after the
+    mean over k has been taken from both. It is 1 if and only if the mirror step with W climbs a potential.
+
+    Args:
+        weight: W (N, N, N), indexed [k, i, j].
+
+    Returns:
+        A number in [0, 1], with no axes; NaN if the step feels nothing of W.
+
+    Raises:
+        ValueError: weight is not a floating-point tensor (N, N, N).
+
+    Source: Monderer & Shapley (1996), potential games. Chapter 8, :eq:`eq-potential-share`.
+
+    >>> game = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
+    >>> round(potential_share(game[:, None, :].expand(-1, 3, -1)).item(), 6)
+    0.0
+    """
+    felt = symmetrise(weight)
+    felt = felt - felt.mean(0)
+    # Where the distance is least, Sym(S - mean over k of S) = Sym(felt) =: B. Averaged over one index it is
+    # an equation for the means of S alone, which can be solved by hand.
+    best = symmetrise_fully(felt)
+    pairs = best.mean(0)
+    ones = pairs.mean(0)
+    means = 1.5 * (pairs + ones[:, None] + ones)
+    best = best + symmetrise_fully(means.expand_as(best))
+    return (best - best.mean(0)).square().sum() / felt.square().sum()
 
 
 def free_energy(x: Tensor, reaction: Reaction, temperature: float = 0.0) -> Tensor:
