@@ -1,15 +1,17 @@
 """What the contract of an operator is worth on the bundled digits: Norm or none, soft choice or hard.
 
-python benchmarks/contract.py        writes csos_lib/results/contract.csv, about ten minutes on one core
+python benchmarks/contract.py     writes csos_lib/results/contract.csv, a quarter of an hour on one core
 
-experiment "norm": residual mixtures of twelve operators, one to six deep, with every Norm or without any; the
-same without h^3, at a fifth of the learning rate, and with the gradient's norm left as it is. For one mixture
-`largest` is the operator with the largest part of its sum, and `largest_weight` the share of that part.
-experiment "choice": one mixture, its weights chosen in several ways; "single" is one operator, its number
-in the table. `balance` is the coefficient of the loss that spreads a router's rows (Fedus et al. 2022).
+experiment "norm": residual mixtures of twelve operators, one, three or six deep, with every Norm or without
+any, with h^3 among them and without, at three rates; and with the gradient's norm left as it is. For one
+mixture `largest` is the operator with the largest part of its sum, and `largest_weight` that part's share.
+experiment "choice": one mixture, its weights chosen in several ways, at two rates; "single" is one operator,
+its number in the table. `balance` is the coefficient of the loss that spreads the rows (Fedus 2022).
 experiment "net": the library's OperatorNet, which operator has the largest weight in the end, and the same
 network with its weights frozen at 1 / 32.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,12 @@ from csos_lib.operators import (
 from table import write_table
 
 DIM, EPOCHS = 32, 6
+RATES = (0.001, 0.005, 0.02)
+CHOICES = (
+    "soft", "soft, T = 0.1", "soft, T = 0.02", "even", "soft for each row",
+    "gumbel", "gumbel for each row", "noisy top 2 for each row",
+)  # fmt: skip
+Key = tuple[str, str, int, float, float | None, float, int]
 COLUMNS = (
     "experiment", "variant", "number", "lr", "clip", "balance", "seed",
     "train_loss", "test_accuracy", "operators_used", "largest", "largest_weight",
@@ -99,8 +107,9 @@ class Choice(nn.Module):
             return F.one_hot(torch.tensor(self.number), count).to(x)
         if self.variant == "even":
             return torch.full_like(self.logits, 1 / count)
-        if self.variant == "soft":
-            return torch.softmax(self.logits, 0)
+        if self.variant in ("soft", "soft, T = 0.1", "soft, T = 0.02"):
+            temperature = float(self.variant.partition("= ")[2] or 1)
+            return torch.softmax(self.logits / temperature, 0)
         if self.variant == "gumbel":  # one choice for all rows, drawn anew for each while it is learned
             return gumbel(self.logits.expand(len(x), -1), self.training)
         scores = self.router(x)
@@ -143,53 +152,65 @@ def measure(
     return [history.train_loss[-1], right]
 
 
+def experiments() -> Iterator[Key]:
+    """The rows of the table, without what is measured."""
+    for seed in range(5):
+        for ending in ("", ", no cube"):
+            for lr in RATES:
+                for blocks in (1, 3, 6):
+                    for kind in ("norm", "none"):
+                        yield "norm", kind + ending, blocks, lr, 1.0, 0.0, seed
+        for blocks in (1, 3, 6):
+            for kind in ("norm", "none"):
+                yield "norm", kind, blocks, 0.005, None, 0.0, seed
+        for lr in (0.005, 0.02):
+            for variant in CHOICES:
+                yield "choice", variant, 0, lr, 1.0, 0.0, seed
+            for balance in (0.0, 0.01, 0.03, 0.1, 0.3):
+                yield "choice", "top 1 for each row", 0, lr, 1.0, balance, seed
+            for number in range(12):
+                if lr == 0.005 or number == 8:  # h^3
+                    yield "choice", "single", number, lr, 1.0, 0.0, seed
+    for seed in range(10):
+        for variant in ("learned", "even"):
+            yield "net", variant, 0, 0.005, 1.0, 0.0, seed
+
+
+def run(key: Key, data: csos_lib.Dataset) -> list[object]:
+    """A row of the table."""
+    experiment, variant, number, lr, clip, balance, seed = key
+    torch.manual_seed(seed)
+    if experiment == "norm":
+        cube = not variant.endswith("no cube")
+        deep = Deep(number, variant.startswith("norm"), seed, cube)
+        result = measure(deep, data, seed, lr, clip)
+        rest: list[object] = [11 + cube, *(loudest(deep, data.test_images) if number == 1 else ["", ""])]
+    elif experiment == "choice":
+        choice = Choice(variant, number, seed, balance)
+        result = measure(choice, data, seed, lr, clip)
+        with torch.no_grad():
+            weights = choice.weights(rms(choice.stem(data.test_images))).reshape(-1, 12)
+        used, mean = int((weights.amax(0) > 0).sum()), weights.mean(0)
+        rest = [used, choice.bank.names[int(mean.argmax())], mean.max().item()]
+    else:
+        net = OperatorNet(DIM, blocks=1, seed=seed)
+        mixture = net.mixtures[0]
+        assert isinstance(mixture, Mixture)
+        mixture.logits.requires_grad_(variant == "learned")
+        result = measure(net, data, seed, lr, clip)
+        pi = mixture.weights.detach()
+        rest = [32, mixture.bank.names[int(pi.argmax())], pi.max().item()]
+    row = [experiment, variant, number, lr, clip or "none", balance, seed, *result, *rest]
+    return [f"{v:.5g}" if isinstance(v, float) else v for v in row]
+
+
 def main() -> None:
     torch.set_num_threads(1)
     data = csos_lib.load_dataset("mnist5k")
-    rows: list[list[object]] = []
-
-    def add(*row: object) -> None:
-        rows.append([f"{v:.5g}" if isinstance(v, float) else v for v in row])
+    rows = []
+    for key in experiments():
+        rows.append(run(key, data))
         print(*rows[-1], flush=True)
-
-    for seed in range(5):
-        for lr, clip, cube in ((5e-3, 1.0, True), (1e-3, 1.0, True), (5e-3, None, True), (5e-3, 1.0, False)):
-            for blocks in (1, 2, 3, 4, 6):
-                for normalised in (True, False):
-                    torch.manual_seed(seed)
-                    deep = Deep(blocks, normalised, seed, cube)
-                    variant = ("norm" if normalised else "none") + ("" if cube else ", no cube")
-                    result = measure(deep, data, seed, lr, clip)
-                    voice = loudest(deep, data.test_images) if blocks == 1 else ["", ""]
-                    add("norm", variant, blocks, lr, clip or "none", 0, seed, *result, 11 + cube, *voice)
-        ways = [(v, 0.0) for v in ("soft", "even", "soft for each row", "gumbel", "gumbel for each row")]
-        ways += [("noisy top 2 for each row", 0.0)]
-        ways += [("top 1 for each row", balance) for balance in (0.0, 0.01, 0.03, 0.1, 0.3)]
-        for variant, balance in ways:
-            torch.manual_seed(seed)
-            choice = Choice(variant, 0, seed, balance)
-            result = measure(choice, data, seed)
-            with torch.no_grad():
-                weights = choice.weights(rms(choice.stem(data.test_images))).reshape(-1, 12)
-            used, mean = int((weights.amax(0) > 0).sum()), weights.mean(0)
-            largest = [choice.bank.names[int(mean.argmax())], mean.max().item()]
-            add("choice", variant, 0, 5e-3, 1.0, balance, seed, *result, used, *largest)
-        for number in range(12):
-            torch.manual_seed(seed)
-            single = Choice("single", number, seed)
-            name = single.bank.names[number]
-            add("choice", "single", number, 5e-3, 1.0, 0, seed, *measure(single, data, seed), 1, name, 1)
-    for seed in range(10):
-        for variant in ("learned", "even"):
-            torch.manual_seed(seed)
-            net = OperatorNet(DIM, blocks=1, seed=seed)
-            mixture = net.mixtures[0]
-            assert isinstance(mixture, Mixture)
-            mixture.logits.requires_grad_(variant == "learned")
-            result = measure(net, data, seed)
-            mean = mixture.weights.detach()
-            largest = [mixture.bank.names[int(mean.argmax())], mean.max().item()]
-            add("net", variant, 0, 5e-3, 1.0, 0, seed, *result, 32, *largest)
     write_table("contract", COLUMNS, rows)
 
 
