@@ -41,10 +41,6 @@ class Roomy(CellularCSOS):
     def ink(self, images: Tensor) -> Tensor:
         return F.avg_pool2d(images.unflatten(1, (1, 36, 36)), 2).flatten(2)
 
-    def trajectory(self, images: Tensor) -> Tensor:
-        with patch.object(space, "SIDE", 18):
-            return super().trajectory(images)
-
 
 @torch.no_grad()
 def test(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float | str]:

@@ -67,7 +67,7 @@ class ReactionNet(nn.Module):
         classes: how many classes there are, 1 to 64.
 
     Raises:
-        ValueError: an argument is out of range, or images are not (B, height * width) of the dtype of the model.
+        ValueError: an argument is out of range, or images are not (B, height * width) of the model's dtype.
 
     Source: memos 1 and 2; He et al. (2016), residual blocks; Ioffe & Szegedy (2015), batch normalisation.
     Chapter 22.

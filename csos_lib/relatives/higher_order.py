@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from csos_lib import _check
-from csos_lib.classifier import CLASSES, PIXELS
+from csos_lib._modules import without_autocast
+from csos_lib.datasets import check_data
 from csos_lib.dynamics import Reaction, laid_out
 from csos_lib.quadratic import multiply_pairs
 from csos_lib.reactions import symmetrise
@@ -169,19 +170,20 @@ class QuadraticClassifier(nn.Module):
     Nothing in it is trained by gradients: it is fitted when it is made, by least squares on targets 0 and 1.
 
     Args:
-        images: (n, 784) to fit.
-        labels: (n,) int64, 0..9.
+        images: (n, d) to fit.
+        labels: (n,) int64, 0..classes - 1.
         components: m, at least 1.
         ridge: added to the diagonal of the normal equations, relative to its mean, at least 0.
+        classes: how many classes there are, at least 1.
 
     Attributes:
-        mean: (784,), a buffer as the others.
-        components: (784, m), orthonormal columns.
-        weight: (m (m + 1) / 2 + 1, 10); its last row is for the constant.
+        mean: (d,), a buffer as the others.
+        components: (d, m), orthonormal columns.
+        weight: (m (m + 1) / 2 + 1, classes); its last row is for the constant.
 
     Raises:
-        ValueError: an argument is out of range, or images are not (B, 784) of the dtype of those it was
-            fitted to.
+        ValueError: an argument or the data is out of range, or images are not (B, d) of the dtype of those it
+            was fitted to.
 
     Source: LeCun et al. (1998), section III-C. Chapter 12, :eq:`eq-pca-quadratic`.
     """
@@ -190,15 +192,21 @@ class QuadraticClassifier(nn.Module):
     components: Tensor
     weight: Tensor
 
-    def __init__(self, images: Tensor, labels: Tensor, components: int = 40, ridge: float = 1e-3) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        components: int = 40,
+        ridge: float = 1e-3,
+        *,
+        classes: int = 10,
+    ) -> None:
         super().__init__()
-        _check.matrix("images", images, PIXELS)
-        _check.integer("components", components, 1)
-        _check.number("ridge", ridge, 0)
-        try:
-            targets = F.one_hot(labels.reshape(len(images)), CLASSES).double()
-        except RuntimeError as error:
-            raise ValueError(f"labels must be ({len(images)},) int64 in 0..{CLASSES - 1}: {error}") from error
+        _check.matrix("images", images)
+        components = _check.integer("components", components, 1)
+        ridge = _check.number("ridge", ridge, 0)
+        check_data(images, labels, classes)
+        targets = F.one_hot(labels, classes).double()
         self.register_buffer("mean", images.mean(0))
         centred = (images - self.mean).double()
         basis = torch.linalg.eigh(centred.T @ centred).eigenvectors
@@ -214,6 +222,9 @@ class QuadraticClassifier(nn.Module):
         return F.pad(pairs, (0, 1), value=1.0)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores as log-probabilities (B, 10): the largest is the answer."""
-        _check.matrix("images", images, PIXELS, self.weight.dtype)
+        """Scores as log-probabilities (B, classes): the largest is the answer."""
+        return without_autocast(self._score, images, self.weight.dtype)
+
+    def _score(self, images: Tensor) -> Tensor:
+        _check.matrix("images", images, len(self.mean), self.weight.dtype)
         return (self._features(images) @ self.weight).log_softmax(1)
