@@ -6,10 +6,7 @@ Each function draws on the axes it is given and returns them; captions and alt t
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from csos_lib import _check
@@ -18,6 +15,13 @@ from csos_lib.dynamics import Reaction, euler_step
 from csos_lib.interpret import Pathway
 from csos_lib.simplex import barycentric
 from csos_lib.training import History
+
+try:
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError('csos_lib.plots needs matplotlib: pip install "csos_lib[plots]"') from error
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's palette (2008), told apart with any kind of colour vision. Chapter 1."""

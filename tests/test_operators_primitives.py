@@ -9,7 +9,7 @@ from torch import Tensor
 
 from csos_lib import operators as ops
 from csos_lib.operators import Bank, Expression, h
-from csos_lib.operators.expressions import CONTINUOUS, PRIMITIVES
+from csos_lib.operators.expressions import PRIMITIVES
 
 D, GRID = 12, (3, 4)
 
@@ -89,8 +89,12 @@ def test_every_primitive_is_tested_here() -> None:
 @pytest.mark.parametrize("name", [*ONE_ROW, *TWO_ROWS, *MATRICES])
 def test_gradcheck(name: str) -> None:
     inputs, parameters = example(name)
-    learned = {k: torch.tensor(v, dtype=torch.float64) for k, v in parameters.items() if k in CONTINUOUS}
-    fixed = {k: v for k, v in parameters.items() if k not in CONTINUOUS}
+    learned = {
+        k: torch.tensor(v, dtype=torch.float64)
+        for k, v in parameters.items()
+        if k in PRIMITIVES[name].continuous
+    }
+    fixed = {k: v for k, v in parameters.items() if k not in PRIMITIVES[name].continuous}
     everything = [x.requires_grad_() for x in (*inputs, *learned.values())]
 
     def run(*xs: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from csos_lib import _check
 from csos_lib.operators import algebraic, diffusion, inner, kernel, morphology, sorting, spectral
 from csos_lib.operators.axes import Grid
-from csos_lib.operators.expressions import Expression, check_parameters, distinct, h
+from csos_lib.operators.expressions import Expression, check_grid, distinct, h
 from csos_lib.operators.inner import NORMS, layer_norm, rms
 from csos_lib.operators.library import MEMORY
 
@@ -217,7 +217,7 @@ def draw_programs(
         raise ValueError(f"depths must be a sequence of at least one integer, got {depths!r}")
     for depth in depths:
         _check.integer("depths", depth, 1)
-    check_parameters({"grid": grid})
+    grid = check_grid(grid)
     if grid is not None and grid[0] * grid[1] != dim:
         raise ValueError(f"grid must have dim = {dim} places, got {grid}")
     for family, share in families.items():

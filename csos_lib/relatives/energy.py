@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
+from csos_lib._modules import Derived
 from csos_lib.dynamics import Reaction
-from csos_lib.quadratic import PackedQuadratic, pair_members, unpack
-from csos_lib.reactions import SCALE, _Reaction
+from csos_lib.quadratic import pair_members, quadratic, unpack
+from csos_lib.reactions import SCALE, _Reaction, symmetrise
 
 
 def symmetrise_fully(weight: Tensor) -> Tensor:
@@ -32,6 +33,40 @@ def symmetrise_fully(weight: Tensor) -> Tensor:
     six = torch.stack([weight.permute(order) for order in permutations(range(3))])
     ordered = six.sort(0).values.unbind()  # added up in one order, they are rounded in one way
     return functools.reduce(torch.add, ordered) / 6
+
+
+def potential_share(weight: Tensor) -> Tensor:
+    """How much the best potential explains of what a mirror step feels of W, as a share of the squares.
+
+    The step feels neither what is antisymmetric in i and j nor what all k have in common, the gauge u[i, j]:
+    it cannot tell W from W + u. So the share is that of the nearest S + u, S fully symmetric, to W, after the
+    mean over k has been taken from both. It is 1 if and only if the mirror step with W climbs a potential.
+
+    Args:
+        weight: W (N, N, N), indexed [k, i, j].
+
+    Returns:
+        A number in [0, 1], with no axes; NaN if the step feels nothing of W.
+
+    Raises:
+        ValueError: weight is not a floating-point tensor (N, N, N).
+
+    Source: Monderer & Shapley (1996), potential games. Chapter 8, :eq:`eq-potential-share`.
+
+    >>> game = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
+    >>> round(potential_share(game[:, None, :].expand(-1, 3, -1)).item(), 6)
+    0.0
+    """
+    felt = symmetrise(weight)
+    felt = felt - felt.mean(0)
+    # Where the distance is least, Sym(S - mean over k of S) = Sym(felt) =: B. Averaged over one index it is
+    # an equation for the means of S alone, which can be solved by hand.
+    best = symmetrise_fully(felt)
+    pairs = best.mean(0)
+    ones = pairs.mean(0)
+    means = 1.5 * (pairs + ones[:, None] + ones)
+    best = best + symmetrise_fully(means.expand_as(best))
+    return (best - best.mean(0)).square().sum() / felt.square().sum()
 
 
 def free_energy(x: Tensor, reaction: Reaction, temperature: float = 0.0) -> Tensor:
@@ -81,7 +116,7 @@ def rayleigh(x: Tensor, reaction: Reaction) -> Tensor:
     return (u * reaction(u)).sum(1)
 
 
-class EnergyReaction(_Reaction):
+class EnergyReaction(Derived, _Reaction):
     """A reaction with an energy: W[k, i, j] is the same in every order of k, i and j.
 
     Args:
@@ -105,23 +140,25 @@ class EnergyReaction(_Reaction):
 
     def __init__(self, num_basis: int) -> None:
         super().__init__(num_basis)
-        i, j = pair_members(num_basis)
-        k = torch.arange(num_basis, device=i.device)[:, None].expand(-1, len(i))
-        low, middle, high = torch.stack([k, i.expand_as(k), j.expand_as(k)]).sort(0).values
-        places = high * (high + 1) * (high + 2) // 6 + middle * (middle + 1) // 2 + low
-        self.register_buffer("places", places, persistent=False)
-        self.register_buffer("counts", torch.where(i == j, 1.0, 2.0), persistent=False)
+        self._register_derived()
         weight = SCALE / math.sqrt(2) * torch.randn(num_basis * (num_basis + 1) * (num_basis + 2) // 6)
         n = torch.arange(1, num_basis + 1, device=weight.device)
         weight[n * (n + 1) * (n + 2) // 6 - 1] *= math.sqrt(2)
         self.weight = nn.Parameter(weight)
+
+    def _derive(self) -> dict[str, Tensor]:
+        i, j = pair_members(self.num_basis, torch.device("cpu"))
+        k = torch.arange(self.num_basis, device="cpu")[:, None].expand(-1, len(i))
+        low, middle, high = torch.stack([k, i.expand_as(k), j.expand_as(k)]).sort(0).values
+        places = high * (high + 1) * (high + 2) // 6 + middle * (middle + 1) // 2 + low
+        return {"places": places, "counts": torch.where(i == j, 1.0, 2.0)}
 
     def _packed(self) -> Tensor:
         return self.weight.index_select(0, self.places.flatten()).view_as(self.places) * self.counts
 
     def _lay_out(self) -> Callable[[Tensor], Tensor]:
         packed = self._packed()
-        return lambda x: PackedQuadratic.apply(x, packed)
+        return lambda x: quadratic(x, packed)
 
     def to_tensor(self) -> Tensor:
         """The fully symmetric W (N, N, N)."""

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
+from csos_lib._modules import Recorded
 from csos_lib.reactions import SCALE, _Reaction
 
 
@@ -99,7 +101,7 @@ def replicator_flow(x: Tensor, payoff: Tensor) -> Tensor:
     return x * (x @ payoff.T - mean[..., None])
 
 
-class GameReaction(_Reaction):
+class GameReaction(Recorded, _Reaction):
     """A reaction that is a game of two: N^2 numbers instead of N^3.
 
     Args:
@@ -136,6 +138,9 @@ class GameReaction(_Reaction):
         if self.kind == "euler":
             return game_tensor(self.payoff)
         return self.payoff[:, None, :].expand(-1, self.num_basis, -1)
+
+    def _recipe(self) -> dict[str, Any]:
+        return {"kind": self.kind}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, kind={self.kind!r}"
