@@ -11,7 +11,6 @@ from csos_lib._modules import without_autocast
 from csos_lib.datasets import check_data
 from csos_lib.dynamics import Reaction, laid_out
 from csos_lib.quadratic import multiply_pairs
-from csos_lib.reactions import symmetrise
 from csos_lib.simplex import normalise
 
 
@@ -73,12 +72,11 @@ def rational_map(x: Tensor, reaction: Reaction, steps: int, beta: float) -> Tens
 def polarise(reaction: Reaction, x: Tensor, y: Tensor) -> Tensor:
     """What x and y make when they meet, R(x, y) = (R(x + y) - R(x - y)) / 4, from R(x) = R(x, x).
 
-    Taken so, a small y would be lost in x. It is computed from W where the reaction has `to_tensor`, and
-    otherwise as half the slope of R at x towards y, by forward differentiation.
+    Taken so, a small y would be lost in x. It is computed as half the slope of R at x towards y, by forward
+    differentiation, which subtracts nothing.
 
     Args:
-        reaction: maps (B, N) to the production R (B, N), of degree 2; with `to_tensor`, or made of what torch
-            can differentiate.
+        reaction: maps (B, N) to the production R (B, N), of degree 2, made of what torch can differentiate.
         x: amounts (B, N).
         y: amounts (B, N).
 
@@ -90,8 +88,6 @@ def polarise(reaction: Reaction, x: Tensor, y: Tensor) -> Tensor:
     >>> polarise(lambda x: x * x, torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 5.0]])).tolist()
     [[3.0, 10.0]]
     """
-    if hasattr(reaction, "to_tensor"):
-        return torch.einsum("kij,bi,bj->bk", symmetrise(reaction.to_tensor()), x, y)
     return torch.func.jvp(reaction, (x,), (y,))[1] / 2
 
 
