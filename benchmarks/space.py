@@ -13,7 +13,6 @@ precision, in csos_lib/data/cells.pt; where that file is, they are not trained a
 
 import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
