@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
-from csos_lib._modules import without_autocast
+from csos_lib._modules import has_hooks, without_autocast
 from csos_lib.quadratic import count_pairs, pack, pair_members, quadratic, unpack
 
 SCALE = 0.05
@@ -56,9 +56,8 @@ class _Reaction(nn.Module):
 
         With hooks (pruning, say) or a forward of its own a call does more than that: then it is the reaction.
         """
-        hooks = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
         own = type(self).forward is not _Reaction.forward
-        return self if own or any(hooks) else self._laid_out()
+        return self if own or has_hooks(self) else self._laid_out()
 
     def _laid_out(self) -> Callable[[Tensor], Tensor]:
         produce = self._lay_out()
