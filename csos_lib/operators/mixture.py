@@ -135,6 +135,7 @@ class OperatorNet(nn.Module):
         super().__init__()
         dim, blocks = _check.integer("dim", dim, 2), _check.integer("blocks", blocks, 0)
         seed, doublings = _check.integer("seed", seed, 0), _check.integer("doublings", doublings, 0)
+        _check.number("temperature", temperature, 0, above=True)
         self.stem = nn.Linear(_check.integer("inputs", inputs, 1), dim)
         self.mixtures = nn.ModuleList()
         for block in range(blocks):
