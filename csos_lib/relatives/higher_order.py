@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from csos_lib import _check
 from csos_lib._modules import without_autocast
-from csos_lib.datasets import check_data
 from csos_lib.dynamics import Reaction, laid_out
 from csos_lib.quadratic import multiply_pairs
 from csos_lib.simplex import normalise
@@ -201,8 +200,11 @@ class QuadraticClassifier(nn.Module):
         _check.matrix("images", images)
         components = _check.integer("components", components, 1)
         ridge = _check.number("ridge", ridge, 0)
-        check_data(images, labels, classes)
-        targets = F.one_hot(labels, classes).double()
+        classes = _check.integer("classes", classes, 1)
+        try:
+            targets = F.one_hot(labels.reshape(len(images)), classes).double()
+        except RuntimeError as error:
+            raise ValueError(f"labels must be ({len(images)},) int64 in 0..{classes - 1}: {error}") from error
         self.register_buffer("mean", images.mean(0))
         centred = (images - self.mean).double()
         basis = torch.linalg.eigh(centred.T @ centred).eigenvectors
