@@ -120,7 +120,17 @@ def rms_scale(x: Tensor, eps: float = 1e-6) -> Tensor:
 
     Chapter 21, :eq:`eq-fused`.
     """
-    return torch.rsqrt(torch.linalg.vecdot(x, x).unsqueeze(-1) / x.shape[-1] + eps)
+    shrink = _shrink(x)
+    u = x * shrink
+    return torch.rsqrt(torch.linalg.vecdot(u, u).unsqueeze(-1) / x.shape[-1] + eps * shrink**2) * shrink
+
+
+def _shrink(x: Tensor) -> Tensor:
+    """What each row must be multiplied by so that its squares can be summed, (B, 1): 1 for nearly every row.
+
+    A row is shrunk to the fourth root of the largest number: there an eps is still less than rounding.
+    """
+    return (torch.finfo(x.dtype).max ** 0.25 / x.detach().abs().amax(-1, keepdim=True)).clamp(max=1)
 
 
 @primitive()
@@ -136,7 +146,7 @@ def layer_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
 
     Source: Ba, Kiros & Hinton (2016). Chapter 13.
     """
-    return F.layer_norm(x, x.shape[-1:], eps=eps)
+    return F.layer_norm(x * _shrink(x), x.shape[-1:], eps=eps)
 
 
 NORMS = ("rms", "layer_norm")

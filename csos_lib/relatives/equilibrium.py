@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from csos_lib import _check
 from csos_lib.dynamics import Reaction, laid_out
-from csos_lib.quadratic import PackedQuadratic, pack
+from csos_lib.quadratic import pack, quadratic
 from csos_lib.reactions import _Reaction
 from csos_lib.simplex import normalise
 
@@ -47,7 +47,7 @@ class StochasticReaction(_Reaction):
 
     def _lay_out(self) -> Reaction:
         weight = pack(self.to_tensor())
-        return lambda x: PackedQuadratic.apply(x, weight)
+        return lambda x: quadratic(x, weight)
 
 
 def fed(reaction: Reaction, feed: Tensor, alpha: float) -> Callable[[Tensor], Tensor]:

@@ -117,4 +117,4 @@ def _import_torchdiffeq() -> Any:
     try:
         return importlib.import_module("torchdiffeq")
     except ImportError as error:
-        raise ImportError("Flow needs torchdiffeq: pip install torchdiffeq") from error
+        raise ImportError('Flow needs torchdiffeq: pip install "csos_lib[relatives]"') from error

@@ -10,6 +10,7 @@ from csos_lib import _check
 from csos_lib.classifier import CLASSES, PIXELS
 from csos_lib.dynamics import Reaction, laid_out
 from csos_lib.quadratic import multiply_pairs
+from csos_lib.reactions import symmetrise
 from csos_lib.simplex import normalise
 
 
@@ -43,7 +44,8 @@ def rational_map(x: Tensor, reaction: Reaction, steps: int, beta: float) -> Tens
     """T steps as one rational map: a polynomial of degree 2^T in each entry, divided by their sum at the end.
 
     Equal to T steps of the memo as long as nothing is cut off, such as for W >= 0. The numbers on the way
-    grow or shrink like powers of 2^T: a way to see, not to compute.
+    would grow or shrink like powers of 2^T; so each row is divided by its largest entry after every step,
+    which multiplies all entries of x_T alike and cancels. A row of zeros stays zero.
 
     Args:
         x: concentrations x_0 (B, N).
@@ -60,17 +62,22 @@ def rational_map(x: Tensor, reaction: Reaction, steps: int, beta: float) -> Tens
     Chapter 12, :eq:`eq-rational-map`.
     """
     _check.integer("steps", steps, 0)
-    reaction = laid_out(reaction)
+    reaction, tiny = laid_out(reaction), torch.finfo(x.dtype).tiny
     for _ in range(steps):
         x = step_polynomial(x, reaction, beta)
-    return normalise(x, epsilon=0.0)
+        x = x / x.detach().abs().amax(1, keepdim=True).clamp(min=tiny)
+    return normalise(x, epsilon=tiny)
 
 
 def polarise(reaction: Reaction, x: Tensor, y: Tensor) -> Tensor:
     """What x and y make when they meet, R(x, y) = (R(x + y) - R(x - y)) / 4, from R(x) = R(x, x).
 
+    Taken so, a small y would be lost in x. It is computed from W where the reaction has `to_tensor`, and
+    otherwise as half the slope of R at x towards y, by forward differentiation.
+
     Args:
-        reaction: maps (B, N) to the production R (B, N), of degree 2.
+        reaction: maps (B, N) to the production R (B, N), of degree 2; with `to_tensor`, or made of what torch
+            can differentiate.
         x: amounts (B, N).
         y: amounts (B, N).
 
@@ -82,7 +89,9 @@ def polarise(reaction: Reaction, x: Tensor, y: Tensor) -> Tensor:
     >>> polarise(lambda x: x * x, torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 5.0]])).tolist()
     [[3.0, 10.0]]
     """
-    return (reaction(x + y) - reaction(x - y)) / 4
+    if hasattr(reaction, "to_tensor"):
+        return torch.einsum("kij,bi,bj->bk", symmetrise(reaction.to_tensor()), x, y)
+    return torch.func.jvp(reaction, (x,), (y,))[1] / 2
 
 
 def pi_net(z: Tensor, factors: Sequence[Tensor], out: Tensor) -> Tensor:

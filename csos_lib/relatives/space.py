@@ -34,7 +34,7 @@ def on_each_cell(reaction: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     [0.5, 0.5, 0.5]
     """
     _check_cells(x)
-    return reaction(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), -1)).transpose(1, 2)
+    return reaction(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 
 def reaction_diffusion(
@@ -162,7 +162,7 @@ class CellularCSOS(nn.Module):
         grid, cells = (SIDE, SIDE), torch.eye(SIDE * SIDE, dtype=ink.dtype, device=ink.device)
         across, down = (derivative(cells, axis, grid) / 4 for axis in (1, 0))
         spread = diffuse(cells, self.diffusion, grid)
-        x = ink.new_full((len(ink), self.num_basis, SIDE * SIDE), 1 / self.num_basis)
+        x = ink.new_full((ink.shape[0], self.num_basis, SIDE * SIDE), 1 / self.num_basis)
         log_x = x.log()
         yield log_x
         for _ in range(self.steps):
