@@ -122,7 +122,7 @@ class Probe(nn.Module):
         self.encoder = deepcopy(model.encoder).requires_grad_(False)
         self.read = nn.Linear(MOLECULES, CLASSES).to(self.encoder.weight)
         images, labels = data.train_images.to(self.encoder.weight), data.train_labels
-        optimiser = torch.optim.LBFGS(self.read.parameters(), max_iter=500, line_search_fn="strong_wolfe")
+        optimiser = torch.optim.LBFGS(self.read.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
         def closure() -> float:
             optimiser.zero_grad()
