@@ -102,5 +102,5 @@ def test_the_library_can_be_read_in_an_evening() -> None:
     longest = max(lengths, key=lambda path: lengths[path])
     assert lengths[longest] <= 250, f"{longest} has {lengths[longest]} lines of code"
     relatives = sum(length for path, length in lengths.items() if path.parts[0] == "relatives")
-    assert relatives <= 600
+    assert relatives <= 1200
     assert sum(lengths.values()) - relatives <= 2650
