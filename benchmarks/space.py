@@ -13,7 +13,6 @@ precision, in csos_lib/data/cells.pt; where that file is, they are not trained a
 
 import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +39,6 @@ class Roomy(CellularCSOS):
 
     def ink(self, images: Tensor) -> Tensor:
         return F.avg_pool2d(images.unflatten(1, (1, 36, 36)), 2).flatten(2)
-
-    def trajectory(self, images: Tensor) -> Tensor:
-        with patch.object(space, "SIDE", 18):
-            return super().trajectory(images)
 
 
 @torch.no_grad()

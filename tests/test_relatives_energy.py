@@ -48,7 +48,7 @@ def test_symmetrise_fully_is_the_projection(n):
 
 @given(n=sizes)
 def test_the_best_potential_is_that_of_least_squares(n):
-    """Against a solver: the columns are a basis of the fully symmetric tensors, less their mean over k."""
+    """Against a solver: a basis of the fully symmetric tensors, with the mean over k taken off."""
     weight = torch.randn(n, n, n, dtype=torch.float64)
     felt = (weight + weight.mT) / 2
     felt = (felt - felt.mean(0)).flatten()
@@ -273,3 +273,25 @@ def test_the_modern_update_is_a_step_down_its_energy_and_is_attention(n, count, 
 def test_bad_input_is_named(call):
     with pytest.raises(ValueError, match=r"weight|temperature|x must|num_basis|patterns|state|power|beta"):
         call()
+
+
+@given(n=sizes)
+def test_full_symmetry_is_exact(n):
+    for dtype in (torch.float32, torch.float64):
+        weight = symmetrise_fully(torch.randn(n, n, n, dtype=dtype))
+        assert all(torch.equal(weight, weight.permute(order)) for order in itertools.permutations(range(3)))
+    torch.autograd.gradcheck(symmetrise_fully, torch.randn(3, 3, 3, dtype=torch.float64, requires_grad=True))
+
+
+@pytest.mark.parametrize("n", [64, 784])
+@pytest.mark.parametrize("power", [2, 48, 56, 126, 200, 1000])
+def test_one_memory_is_recalled_at_any_power(n, power):
+    memory = signs(1, n)
+    state = memory.clone()
+    state[:, torch.randperm(n)[: 2 * n // 5]] *= -1
+    for dtype in (torch.float32, torch.float64):
+        assert torch.equal(recall_by_signs(state.to(dtype), memory.to(dtype), power), memory.to(dtype))
+
+
+def test_no_memory_moves_nothing():
+    assert recall_by_signs(torch.ones(2, 3), torch.ones(0, 3), 2).tolist() == [[1, 1, 1]] * 2
