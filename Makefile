@@ -46,7 +46,7 @@ lint: setup
 	$(VENV)/bin/mypy
 
 library: setup
-	@echo "== the library's tests"
+	@echo "== the library's tests, and its wheel"
 	$(PYTEST) -n 2 tests csos_lib --doctest-modules -m "not browser"
 
 nbval: setup

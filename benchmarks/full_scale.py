@@ -100,12 +100,12 @@ def train(
 
 
 def trained(
-    make: Callable[[], Model], data: Dataset, epochs: int, lr: float, seed: int
+    make: Callable[[], Model], data: Dataset, epochs: int, lr: float, seed: int, clip: float = math.inf
 ) -> tuple[Model, float]:
     """A model started and trained from this seed, and its test accuracy."""
     torch.manual_seed(seed)
     model = make()
-    train(model, data, epochs, lr, seed, tqdm(disable=True))
+    train(model, data, epochs, lr, seed, tqdm(disable=True), clip)
     return model, csos_lib.evaluate(model, data.test_images, data.test_labels).accuracy
 
 

@@ -43,7 +43,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from csos_lib.operators import Bank, Expression, Mixture, mini_library, mix, rms, sample_programs
-from csos_lib.operators.expressions import CONTINUOUS
 from table import RESULTS, write_table
 
 COLUMNS = (
@@ -88,7 +87,7 @@ def same_form(operators: list[Expression]) -> list[list[int]]:
     groups: dict[object, list[int]] = {}
 
     def form(f: Expression) -> object:
-        numbers = tuple((name, value) for name, value in f.parameters if name not in CONTINUOUS)
+        numbers = tuple((name, value) for name, value in f.parameters if name not in f.primitive.continuous)
         return f.name, tuple(map(form, f.inputs)), numbers
 
     for k, f in enumerate(operators):

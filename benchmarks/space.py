@@ -3,9 +3,12 @@
 python benchmarks/space.py             writes csos_lib/results/space.csv, about ten minutes on one core
 python benchmarks/space.py 2           seed 2 alone: its rows replace those of an earlier run
 
-"shift" is by how many pixels the test digits are moved to the right; "steps" how many steps the cells take
-when they are tested. "agreement" is the share of the ink whose cell votes for the answer of the image. The
-weights of seed 0 go to csos_lib/data/cells.pt, in half precision.
+All are trained without clipping. "right" and "down" say by how many pixels the test digits are moved, below 0
+for left and up; what leaves the image is lost. "grid" is how many cells there are on a side when they are
+tested: 12 as in training, or 18, with an empty margin of two cells round the whole image, so that nothing is
+lost and the edge is far. "steps" is how many steps the cells take when they are tested. "agreement" is the
+share of the ink whose cell votes for the answer of the image. The weights of seed 0 are kept, in half
+precision, in csos_lib/data/cells.pt; where that file is, they are not trained again.
 """
 
 import sys
@@ -13,13 +16,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import csos_lib
+from csos_lib.relatives import space
 from csos_lib.relatives.space import CellularCSOS
 from table import write_table
 
 SEEDS, EPOCHS, LR, BATCH, STEPS = range(3), 4, 0.005, 32, 12
-COLUMNS = ("model", "seed", "parameters", "steps", "shift", "test_accuracy", "agreement")
+DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1))
+COLUMNS = ("model", "seed", "parameters", "grid", "steps", "right", "down", "test_accuracy", "agreement")
+WEIGHTS = Path(csos_lib.__file__).parent / "data" / "cells.pt"
 MODELS = {
     "cells": lambda: CellularCSOS(steps=STEPS),
     "one step": lambda: CellularCSOS(steps=1),
@@ -27,38 +34,63 @@ MODELS = {
 }
 
 
+class Roomy(CellularCSOS):
+    """The same cells for images with a margin of four pixels, (B, 1296): 18 x 18 of them see all of it."""
+
+    def ink(self, images: Tensor) -> Tensor:
+        return F.avg_pool2d(images.unflatten(1, (1, 36, 36)), 2).flatten(2)
+
+
 @torch.no_grad()
 def test(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float | str]:
     """Accuracy, and the share of the ink that agrees with the answer if there are cells to disagree."""
     right, agreement = 0.0, 0.0
     for x, y in zip(images.split(100), labels.split(100), strict=True):
-        answer = model(x).argmax(1)
+        if not isinstance(model, CellularCSOS):
+            right += (model(x).argmax(1) == y).sum().item() / len(images)
+            continue
+        states, ink = model.trajectory(x)[-1, :, :10], model.ink(x)[:, 0] + space.EPSILON
+        votes = (states / states.sum(1, keepdim=True)).log()
+        answer = (votes * ink[:, None]).sum(2).argmax(1)  # what the model's forward answers
+        agrees = (ink * (votes.argmax(1) == answer[:, None])).sum(1) / ink.sum(1)
         right += (answer == y).sum().item() / len(images)
-        if isinstance(model, CellularCSOS):
-            votes, ink = model.trajectory(x)[-1, :, :10].argmax(1), model.ink(x)[:, 0]
-            agrees = (ink * (votes == answer[:, None])).sum(1) / ink.sum(1)
-            agreement += agrees.sum().item() / len(images)
+        agreement += agrees.sum().item() / len(images)
     return right, agreement if isinstance(model, CellularCSOS) else ""
+
+
+def train(name: str, seed: int, data: csos_lib.Dataset) -> nn.Module:
+    torch.manual_seed(seed)
+    model = MODELS[name]()
+    if (name, seed) == ("cells", 0) and WEIGHTS.exists():
+        model.load_state_dict(torch.load(WEIGHTS, weights_only=True))
+        return model
+    csos_lib.fit(model, data, EPOCHS, LR, BATCH, seed, progress=False, clip=None)
+    if (name, seed) == ("cells", 0):
+        torch.save({key: value.half() for key, value in model.state_dict().items()}, WEIGHTS)
+    return model
 
 
 def run(seed: int, data: csos_lib.Dataset) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
-    for name, make in MODELS.items():
-        torch.manual_seed(seed)
-        model = make()
-        csos_lib.fit(model, data, epochs=EPOCHS, lr=LR, batch_size=BATCH, seed=seed, progress=False)
+    for name in MODELS:
+        model = train(name, seed, data)
         size = sum(p.numel() for p in model.parameters())
-        tests = [({"cells": STEPS, "one step": 1, "plain": 5}[name], shift) for shift in (0, 1, 2, 3, 4)]
+        own = {"cells": STEPS, "one step": 1, "plain": 5}[name]
+        tests = [(12, own, 0, 0)]
+        if name != "one step":
+            tests += [(12, own, d * x, d * y) for d in (1, 2, 3, 4) for x, y in DIRECTIONS]
         if name == "cells":
-            tests += [(steps, 0) for steps in (3, 6, 9, 18, 24, 48)]
-            if seed == 0:
-                weights = {key: value.half() for key, value in model.state_dict().items()}
-                torch.save(weights, Path(csos_lib.__file__).parent / "data" / "cells.pt")
-        for steps, shift in tests:
+            tests += [(12, steps, 0, 0) for steps in (3, 6, 9, 18, 24, 48)]
+            tests += [(18, own, d * x, d * y) for d in (0, 1, 4) for x, y in DIRECTIONS[: 4 if d else 1]]
+        for grid, steps, right, down in tests:
+            tested = model
             if isinstance(model, CellularCSOS):
-                model.steps = steps
-            images = data.test_images.unflatten(1, (28, 28)).roll(shift, 2).flatten(1)
-            rows.append((name, seed, size, steps, shift, *test(model, images, data.test_labels)))
+                tested = (Roomy if grid == 18 else CellularCSOS)(steps=steps)
+                tested.load_state_dict(model.state_dict())
+            images = F.pad(data.test_images.unflatten(1, (28, 28)), (4, 4, 4, 4)).roll((down, right), (1, 2))
+            images = (images if grid == 18 else images[:, 4:32, 4:32]).flatten(1)
+            found = test(tested, images, data.test_labels)
+            rows.append((name, seed, size, grid if name != "plain" else "", steps, right, down, *found))
             print(*rows[-1], flush=True)
     return rows
 

@@ -8,16 +8,30 @@
 True
 """
 
-from csos_lib import dynamics, interpret, operators, reactions, simplex
-from csos_lib.classifier import CSOS, load, save
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from csos_lib import datasets, dynamics, interpret, operators, reactions, simplex
+from csos_lib.classifier import CSOS
 from csos_lib.datasets import Dataset, load_dataset, load_results
-from csos_lib.training import Evaluation, History, evaluate, fit
+from csos_lib.evaluation import Evaluation, evaluate, predict, predict_proba
+from csos_lib.saving import load, save
+from csos_lib.training import History, cosine, fit
+
+try:
+    __version__ = version("csos_lib")
+except PackageNotFoundError:  # a folder on the path, never installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "CSOS",
     "Dataset",
     "Evaluation",
     "History",
+    "cosine",
+    "datasets",
     "dynamics",
     "evaluate",
     "fit",
@@ -26,7 +40,36 @@ __all__ = [
     "load_dataset",
     "load_results",
     "operators",
+    "predict",
+    "predict_proba",
     "reactions",
+    "relatives",
     "save",
     "simplex",
 ]
+
+# Parts that are imported when they are first named, each with the package that it needs.
+_LATER = {
+    "animation": "matplotlib",
+    "exercises": "torch",
+    "playground": "anywidget",
+    "plots": "matplotlib",
+    "relatives": "torch",
+}
+
+if TYPE_CHECKING:
+    from csos_lib import animation as animation
+    from csos_lib import exercises as exercises
+    from csos_lib import playground as playground
+    from csos_lib import plots as plots
+    from csos_lib import relatives as relatives
+else:
+
+    def __getattr__(name: str) -> object:
+        if name in _LATER:
+            return importlib.import_module(f"csos_lib.{name}")
+        raise AttributeError(f"module 'csos_lib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__", *(name for name, need in _LATER.items() if find_spec(need))})

@@ -6,15 +6,18 @@ under fake tensors, vmap and compilation. Values are checked where data enters (
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
 def integer(name: str, value: object, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+    """`value` as an int; whole numbers of NumPy are whole numbers."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
-    return value
+    return int(value)
 
 
 def number(
@@ -25,22 +28,22 @@ def number(
     *,
     above: bool = False,
     below: bool = False,
-) -> None:
-    """`value` is a finite number in [low, high]; `above` and `below` leave out the ends.
+) -> Any:
+    """`value`, a finite number in [low, high], as a float or an int; `above` and `below` leave out the ends.
 
     A tensor is let through if it is floating point: sweeps run many settings at once under torch.func.
     """
     if isinstance(value, Tensor):
         if not value.is_floating_point():
             raise ValueError(f"{name} must be a floating-point tensor or a number, got dtype {value.dtype}")
-        return
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if ok:
-        assert isinstance(value, int | float)
-        ok = low <= value <= high and not (above and value == low) and not (below and value == high)
-    if not ok:
-        interval = f"{'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
-        raise ValueError(f"{name} must be a finite number in {interval}, got {value!r}")
+        return value
+    if isinstance(value, Real) and not isinstance(value, bool):
+        plain = int(value) if isinstance(value, Integral) else float(value)
+        inside = low <= plain <= high and not (above and plain == low) and not (below and plain == high)
+        if inside and math.isfinite(plain):
+            return plain
+    interval = f"{'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
+    raise ValueError(f"{name} must be a finite number in {interval}, got {value!r}")
 
 
 def choice(name: str, value: object, allowed: Sequence[str]) -> None:
@@ -53,8 +56,11 @@ def floating(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if not value.is_floating_point():
         raise ValueError(f"{name} must be floating point, got dtype {value.dtype}")
-    if value.dtype == torch.float16:  # 1e-8 is 0 in it, and the cut at the root of its smallest number 0.008
-        raise ValueError(f"{name} must be float32 or float64, got float16, whose range is too small")
+    if value.dtype == torch.float16:  # the guard of memo 1, 1e-8, is 0 in it
+        raise ValueError(
+            f"{name} must be float32, float64 or bfloat16, got float16, whose range is too small; "
+            "inside torch.autocast float16 is right"
+        )
 
 
 def rows(name: str, value: Tensor, length: int | None = None) -> None:

@@ -4,6 +4,7 @@ Nothing moves until the reader starts it, and the slider shows every moment at r
 """
 
 import hashlib
+import html
 import json
 from collections.abc import Sequence
 from string import Template
@@ -120,10 +121,10 @@ class TriangleAnimation:
         picture = _TRIANGLE.substitute(
             width=_SIDE + 2 * _MARGIN,
             height=round(top + _MARGIN),
-            alt=_attribute(self.alt),
+            alt=html.escape(self.alt),
             triangle=" ".join(f"{x},{y}" for x, y in corners),
             labels="".join(
-                f'<text x="{x}" y="{round(y + dy, 1)}" text-anchor="middle">{label}</text>'
+                f'<text x="{x}" y="{round(y + dy, 1)}" text-anchor="middle">{html.escape(label)}</text>'
                 for (x, y), dy, label in texts
             ),
             tracks="".join(
@@ -137,7 +138,6 @@ class TriangleAnimation:
             ),
         )
         return _play(
-            self.alt,
             picture,
             len(self.points) - 1,
             name="tracks",
@@ -186,28 +186,24 @@ class CellsAnimation:
         ]
         picture = (
             f'<canvas width="{columns * wide}" height="{-(-count // columns) * tall}" role="img" '
-            f'aria-label="{_attribute(self.alt)}" style="width:100%;height:auto"></canvas>'
+            f'aria-label="{html.escape(self.alt)}" style="width:100%;height:auto"></canvas>'
         )
         prepare = _CELLS.substitute(
-            sizes=json.dumps([wide, tall, _CELL, width, columns]),
-            colours=json.dumps(_CELL_COLOURS),
-            titles=json.dumps(self.titles),
+            sizes=_script([wide, tall, _CELL, width, columns]),
+            colours=_script(_CELL_COLOURS),
+            titles=_script(list(self.titles)),
         )
-        return _play(self.alt, picture, len(frames) - 1, "frames", frames, prepare, _SHOW_CELLS)
+        return _play(picture, len(frames) - 1, "frames", frames, prepare, _SHOW_CELLS)
 
 
-def _play(alt: str, picture: str, last: int, name: str, data: object, prepare: str, show: str) -> str:
-    points = json.dumps(data, separators=(",", ":"))
+def _play(picture: str, last: int, name: str, data: object, prepare: str, show: str) -> str:
+    parts = {"picture": picture, "last": last, "name": name, "data": _script(data), "prepare": prepare}
+    everything = json.dumps(parts)  # two figures on a page are told apart by all that they show
     return _PAGE.substitute(
-        id="csos-" + hashlib.sha256((points + alt).encode()).hexdigest()[:10],
-        picture=picture,
-        last=last,
-        name=name,
-        data=points,
-        prepare=prepare,
-        show=show,
+        parts, id="csos-" + hashlib.sha256(everything.encode()).hexdigest()[:10], show=show
     )
 
 
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;")
+def _script(data: object) -> str:
+    """JSON that may stand in a script: no text in it can end the script or begin a comment of HTML."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

@@ -27,9 +27,9 @@ def expect(condition: object, hint: str) -> None:
 class checker:
     """Decorator: a function that examines answers with `expect` becomes one that prints a verdict.
 
-    Calling it prints "Right." or "Not yet" with what is off. It never raises, so that a chapter runs to its end
-    with exercises left open. Its `verdict` returns the text instead: a chapter holds its checkers to the wrong
-    answers that they must refuse.
+    Calling it prints "Right." or "Not yet" with what is off. It never raises, so that a chapter runs to its
+    end with exercises left open. Its `verdict` returns the text instead: a chapter holds its checkers to the
+    wrong answers that they must refuse.
 
     Args:
         examine: takes one answer or more, and raises `Hint` if one is not right.

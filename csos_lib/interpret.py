@@ -9,12 +9,13 @@ from copy import deepcopy
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from csos_lib import _check
-from csos_lib.classifier import CLASSES, CSOS
+from csos_lib.classifier import CSOS
 from csos_lib.datasets import check_data
 from csos_lib.dynamics import euler_step, iterate, mirror_step
+from csos_lib.evaluation import predict_proba
 from csos_lib.reactions import SymmetricReaction, symmetrise
 from csos_lib.simplex import EPSILON
 
@@ -68,7 +69,8 @@ def attribute(model: CSOS, images: Tensor) -> Attribution:
         The mean Attribution of the images.
 
     Raises:
-        ValueError: the dynamics is a callable, the reaction has no dense tensor, or images do not fit.
+        ValueError: the dynamics is a callable, the reaction has no dense tensor, or images do not fit or are
+            none.
 
     Chapter 6, :eq:`eq-adds-up` and :eq:`eq-log-parts`.
 
@@ -81,9 +83,9 @@ def attribute(model: CSOS, images: Tensor) -> Attribution:
     step = {"euler": euler_step, "mirror": mirror_step}.get(str(model.dynamics))
     if step is None:
         raise ValueError("model must have its dynamics named by a string to be attributed, got a callable")
-    _check.matrix("images", images, model.encoder.in_features, model.encoder.weight.dtype)
-    amounts = model.encoder(images)
-    first = amounts.log_softmax(1) if step is mirror_step else model.inject(images)
+    if len(images) == 0:
+        raise ValueError("images must be at least one, got none")
+    first = next(model._log_states(images)) if step is mirror_step else model.inject(images)
     states = list(iterate(first, step, model.reaction, model.steps, model.decay, model.alpha))
     replay = _replay_mirror if step is mirror_step else _replay_euler
     carried = torch.ones_like(first)  # how much of a part made at step t is left at the end
@@ -135,7 +137,7 @@ def centred(model: CSOS) -> CSOS:
     """A copy of a mirror model that computes the same, told so that a class is compared with the mean class.
 
     A number added to c[k, i, j] for all k raises all log x_k alike, and log_softmax takes it off again. Here
-    it is chosen such that the coefficients of the ten class molecules sum to 0 for every pair. Then a part
+    it is chosen such that the coefficients of the class molecules sum to 0 for every pair. Then a part
     says how much more a pair makes of a class than of the mean class, and a knock-out removes that.
 
     Args:
@@ -149,7 +151,7 @@ def centred(model: CSOS) -> CSOS:
     if model.dynamics != "mirror":
         raise ValueError(f'model must have dynamics "mirror" to be centred, got {model.dynamics!r}')
     weight = _dense(model)
-    return _copy_with(model, weight - weight[:CLASSES].mean(0))
+    return _copy_with(model, weight - weight[: model.classes].mean(0))
 
 
 def strongest(parts: Tensor, count: int = 10, molecules: list[int] | None = None) -> list[Pathway]:
@@ -192,8 +194,8 @@ def without_molecule(model: CSOS, molecule: int) -> CSOS:
 
     Args:
         model: a CSOS with a reaction that has `to_tensor`; it is left as it is.
-        molecule: 0..N - 1. Without one of 0..9 that class is never the answer: its probability is 0 for the
-            mirror step and 1e-8 for the Euler step.
+        molecule: 0..N - 1. Without the molecule of a class its concentration is 0, and it is not the answer;
+            only where no class molecule at all is left alive, as the Euler step can end, all answer alike.
 
     Raises:
         ValueError: there is no such molecule, or the reaction has no dense tensor.
@@ -229,37 +231,44 @@ def without_reaction(model: CSOS, i: int, j: int, k: int) -> CSOS:
     return _copy_with(model, weight)
 
 
-@torch.no_grad()
-def class_accuracy(model: CSOS, images: Tensor, labels: Tensor) -> Tensor:
-    """The share of right answers in each class, (10,); NaN for a class that has no image.
+def class_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The share of right answers in each class, (C,); NaN for a class that has no image.
 
     What a knock-out costs each class is the difference of two of these.
 
     Args:
-        model: gives log-probabilities (B, 10).
-        images: (n, 784), pixels in [0, 1].
-        labels: (n,) int64, 0..9.
+        model: gives (B, C); asked in evaluation mode, and left in the mode it came in.
+        images: (n, ...), whatever the model takes.
+        labels: (n,) int64, 0..C - 1.
 
     Raises:
-        ValueError: the data is out of range.
+        ValueError: the data is out of range, or the model gives NaN.
 
     Chapter 6.
     """
-    check_data(images, labels)
-    right = (model(images).argmax(1) == labels).float()
-    counts = torch.bincount(labels, minlength=CLASSES)
-    return torch.bincount(labels, weights=right, minlength=CLASSES) / counts
+    answers = predict_proba(model, images)
+    classes = answers.shape[1]
+    check_data(images, labels, classes)
+    right = (answers.argmax(1) == labels.cpu()).float()
+    counts = torch.bincount(labels.cpu(), minlength=classes)
+    return torch.bincount(labels.cpu(), weights=right, minlength=classes) / counts
 
 
-def templates(model: CSOS) -> Tensor:
-    """The rows of the encoder as images (N, 28, 28): which pixels inject each molecule, which hold it back.
+def templates(model: CSOS, shape: tuple[int, int] = (28, 28)) -> Tensor:
+    """The encoder's rows as images (N, height, width): what injects each molecule, and what holds it back.
 
     Args:
-        model: a CSOS of 784 pixels.
+        model: a CSOS with an nn.Linear for encoder.
+        shape: (height, width) of the images, height * width = inputs.
+
+    Raises:
+        ValueError: the encoder has no weights for pixels, or the shape does not fit.
 
     Chapter 6.
     """
-    return model.encoder.weight.detach().view(-1, 28, 28)
+    if not isinstance(model.encoder, nn.Linear) or shape[0] * shape[1] != model.encoder.in_features:
+        raise ValueError(f"model must have a linear encoder of {shape} pixels, got {model.encoder}")
+    return model.encoder.weight.detach().unflatten(1, shape)
 
 
 def _dense(model: CSOS) -> Tensor:

@@ -6,10 +6,7 @@ Each function draws on the axes it is given and returns them; captions and alt t
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from csos_lib import _check
@@ -18,6 +15,13 @@ from csos_lib.dynamics import Reaction, euler_step
 from csos_lib.interpret import Pathway
 from csos_lib.simplex import barycentric
 from csos_lib.training import History
+
+try:
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError('csos_lib.plots needs matplotlib: pip install "csos_lib[plots]"') from error
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's palette (2008), told apart with any kind of colour vision. Chapter 1."""
@@ -73,7 +77,7 @@ def show_images(images: Tensor, titles: Sequence[str] = (), columns: int = 10) -
     )
     for axis in axes.flat:
         axis.axis("off")
-    for k, (axis, image) in enumerate(zip(axes.flat, images.detach().cpu(), strict=False)):
+    for k, (axis, image) in enumerate(zip(axes.flat, images.detach().float().cpu(), strict=False)):
         axis.imshow(image.reshape(28, 28), vmin=0, vmax=1)
         if titles:
             axis.set_title(titles[k], fontsize=10)
@@ -100,7 +104,7 @@ def show_concentrations(x: Tensor, axis: Axes | None = None) -> Axes:
         raise ValueError(f"x must have shape (N,), got {tuple(x.shape)}")
     axis = plt.subplots(figsize=(7, 2.2))[1] if axis is None else axis
     colours = [COLOURS[1] if k < 10 else COLOURS[0] for k in range(len(x))]
-    axis.bar(range(len(x)), x.detach().cpu(), color=colours)
+    axis.bar(range(len(x)), x.detach().double().cpu(), color=colours)
     axis.set(xlabel="molecule k", ylabel="concentration")
     return axis
 
@@ -139,7 +143,7 @@ def show_flow(
     """Where one Euler step takes every point of the triangle, as arrows at half their length.
 
     Args:
-        reaction: maps (B, 3) to (B, 3).
+        reaction: maps (B, 3) to (B, 3), in the dtype and on the device of its parameters if it has any.
         decay: in [0, 1).
         alpha: at least 0.
         axis: where to draw; None draws a new triangle.
@@ -156,9 +160,11 @@ def show_flow(
     _check.integer("density", density, 2)
     axis = show_triangle() if axis is None else axis
     starts = simplex_grid(density)
+    for parameter in reaction.parameters() if isinstance(reaction, torch.nn.Module) else ():
+        starts = starts.to(parameter)
     with torch.no_grad():
         ends = euler_step(starts, reaction, decay, alpha)
-    here, there = barycentric(starts), barycentric(ends)
+    here, there = (barycentric(x.float().cpu()) for x in (starts, ends))
     axis.quiver(
         *here.T, *((there - here) / 2).T, angles="xy", scale_units="xy", scale=1, width=0.004, color="0.55"
     )

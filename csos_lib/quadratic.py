@@ -2,9 +2,13 @@
 
 The N (N + 1) / 2 pairs are ordered by circular diagonals: pair d * N + i is {i, (i + d) mod N}. So all pairs
 of one d are a product of two contiguous blocks (x and x shifted by d), and nothing is gathered by index.
+
+All this is for eager speed. A compiler fuses what is written plainly: while it traces, `quadratic` and `pack`
+are the plain formulas.
 """
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,15 +29,16 @@ def pair_members(num_basis: int, device: torch.device | None = None) -> tuple[Te
 
 def pair_positions(num_basis: int, device: torch.device | None = None) -> Tensor:
     """The number of the pair {i, j} for every (i, j), an index tensor (N, N)."""
-    i, j = pair_members(num_basis, device)
-    positions = torch.empty(num_basis, num_basis, dtype=torch.int64, device=device)
-    positions[i, j] = positions[j, i] = torch.arange(len(i), device=device)
-    return positions
+    j = torch.arange(num_basis, device=device)
+    i = j[:, None]
+    there, back = (j - i) % num_basis, (i - j) % num_basis
+    first = torch.where(there < back, i, torch.where(there > back, j, torch.minimum(i, j)))
+    return torch.minimum(there, back) * num_basis + first
 
 
 def pack(weight: Tensor) -> Tensor:
     """The coefficient of every pair, (N, P) from W (N, N, N): W[k, i, j] + W[k, j, i], or W[k, i, i]."""
-    return _Pack.apply(weight)
+    return _pack(weight) if torch.compiler.is_compiling() else _Pack.apply(weight)
 
 
 def unpack(packed: Tensor) -> Tensor:
@@ -43,6 +48,21 @@ def unpack(packed: Tensor) -> Tensor:
     return halved[:, pair_positions(len(packed), packed.device)]
 
 
+def quadratic(x: Tensor, packed: Tensor) -> Tensor:
+    """R (B, N) from x (B, N) and the coefficients (N, P) of `pack`."""
+    if torch.compiler.is_compiling():
+        i, j = pair_members(x.shape[1], x.device)
+        return (x.index_select(1, i) * x.index_select(1, j)) @ packed.T
+    return PackedQuadratic.apply(x, packed)
+
+
+def _pack(weight: Tensor) -> Tensor:
+    size = len(weight)
+    i, j = pair_members(size, weight.device)
+    flat = weight.flatten(1)
+    return flat.index_select(1, i * size + j) + (i != j) * flat.index_select(1, j * size + i)
+
+
 class _Pack(torch.autograd.Function):
     """`pack`, which autograd would undo by scattering: every (i, j) can fetch its gradient instead."""
 
@@ -50,20 +70,21 @@ class _Pack(torch.autograd.Function):
 
     @staticmethod
     def forward(weight: Tensor) -> Tensor:
-        size = len(weight)
-        i, j = pair_members(size, weight.device)
-        flat = weight.flatten(1)
-        return flat.index_select(1, i * size + j) + (i != j) * flat.index_select(1, j * size + i)
+        return _pack(weight)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         pass
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         size = len(grad)
         positions = pair_positions(size, grad.device)
         return grad.index_select(1, positions.flatten()).view(size, size, size)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return _Pack.apply(tangent)
 
 
 def _shifts(wrapped: Tensor, size: int) -> tuple[Tensor, ...]:
@@ -71,23 +92,28 @@ def _shifts(wrapped: Tensor, size: int) -> tuple[Tensor, ...]:
     return wrapped.flatten().unfold(0, size, wrapped.shape[1]).unbind(0)
 
 
-def multiply_pairs(x: Tensor) -> Tensor:
-    """x_i x_j of every pair, (P, B) from x (N, B): molecules first, so that all blocks are contiguous."""
+def multiply_pairs(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """x_i x_j of every pair, (P, B) from x (N, B), or x_i y_j where j is i shifted.
+
+    Molecules come first, so that all blocks are contiguous.
+    """
     num_basis, batch = x.shape
-    wrapped = torch.cat([x, x[: num_basis // 2]]).flatten()
+    y = x if y is None else y
+    wrapped = torch.cat([y, y[: num_basis // 2]]).flatten()
     # One row per shift d, flat, so that torch sees the inner axis and makes the product contiguous.
     pairs = wrapped.unfold(0, num_basis * batch, max(batch, 1)) * x.flatten()
+    if x.device.type == "cpu":  # a product with a subnormal number takes a hundred times as long
+        pairs = F.hardshrink(pairs, torch.finfo(x.dtype).tiny)
     return pairs.reshape((num_basis // 2 + 1) * num_basis, batch)[: count_pairs(num_basis)]
 
 
-def _molecules_first(x: Tensor) -> Tensor:
-    # Products of numbers below this would be subnormal, a hundred times as slow. Beside concentrations that
-    # sum to 1 they are far less than what rounding leaves out of R(x).
-    return F.hardshrink(x.T.contiguous(), torch.finfo(x.dtype).tiny ** 0.5)
+def _multiply_both(x: Tensor, y: Tensor) -> Tensor:
+    """x_i y_j + y_i x_j of every pair, the change of x_i x_j as x changes by y; (P, B) from two (N, B)."""
+    return multiply_pairs(x, y) + multiply_pairs(y, x)
 
 
 class PackedQuadratic(torch.autograd.Function):
-    """R (B, N) from x (B, N) and the coefficients (N, P) of `pack`.
+    """`quadratic`, as it is run.
 
     Autograd would keep the pairs of every step, (N + 1) / 2 times the size of x. Here they are made again on
     the way back: the memory stays small, at a few hundredths of the time.
@@ -97,19 +123,30 @@ class PackedQuadratic(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, packed: Tensor) -> Tensor:
-        return (packed @ multiply_pairs(_molecules_first(x))).T
+        return (packed @ multiply_pairs(x.T.contiguous())).T
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, packed = ctx.saved_tensors
-        x, grad = _molecules_first(x), grad.T.contiguous()
+        x, grad = x.T.contiguous(), grad.T.contiguous()
         grad_x = _Spread.apply(x, packed.T @ grad).T if ctx.needs_input_grad[0] else None
         grad_packed = grad @ multiply_pairs(x).T if ctx.needs_input_grad[1] else None
         return grad_x, grad_packed
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor | None, dpacked: Tensor | None) -> Tensor:
+        x, packed = ctx.saved_tensors
+        changes = []
+        if dx is not None:
+            changes.append((packed @ _multiply_both(x.T.contiguous(), dx.T.contiguous())).T)
+        if dpacked is not None:
+            changes.append(PackedQuadratic.apply(x, dpacked))
+        return sum(changes[1:], changes[0])
 
 
 class _Spread(torch.autograd.Function):
@@ -138,18 +175,27 @@ class _Spread(torch.autograd.Function):
         return spread[:num_basis].clone()
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, grad_pairs = ctx.saved_tensors
-        # Bilinear in x and the gradient of the pairs; x_i v_j + v_i x_j comes from the products of x + v.
-        mixed = multiply_pairs(x + grad) - multiply_pairs(x) - multiply_pairs(grad)
-        return _Spread.apply(grad, grad_pairs), mixed
+        return _Spread.apply(grad, grad_pairs), _multiply_both(x, grad)
 
     @staticmethod
-    def vmap(info, in_dims: tuple[int | None, int | None], *inputs: Tensor) -> tuple[Tensor, int]:  # type: ignore[no-untyped-def]
+    def jvp(ctx: Any, dx: Tensor | None, dgrad: Tensor | None) -> Tensor:
+        x, grad_pairs = ctx.saved_tensors
+        changes = []
+        if dx is not None:
+            changes.append(_Spread.apply(dx, grad_pairs))
+        if dgrad is not None:
+            changes.append(_Spread.apply(x, dgrad))
+        return sum(changes[1:], changes[0])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, int | None], *inputs: Tensor) -> tuple[Tensor, int]:
         models = info.batch_size
         wide = [
             (t[:, None].expand(-1, models, -1) if dim is None else t.movedim(dim, 1)).flatten(1)

@@ -5,16 +5,16 @@ SCALE^2 (sum_i x_i^2)^2 that the memo's dense W gives it (chapter 5, :eq:`eq-sca
 multiplied share that scale evenly.
 """
 
-import importlib
 import math
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
-from csos_lib.quadratic import PackedQuadratic, count_pairs, pack, pair_members, unpack
+from csos_lib._modules import has_hooks, without_autocast
+from csos_lib.quadratic import count_pairs, pack, pair_members, quadratic, unpack
 
 SCALE = 0.05
 """The standard deviation of memo 1's W at the start."""
@@ -56,19 +56,18 @@ class _Reaction(nn.Module):
 
         With hooks (pruning, say) or a forward of its own a call does more than that: then it is the reaction.
         """
-        hooks = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
         own = type(self).forward is not _Reaction.forward
-        return self if own or any(hooks) else self._laid_out()
+        return self if own or has_hooks(self) else self._laid_out()
 
     def _laid_out(self) -> Callable[[Tensor], Tensor]:
         produce = self._lay_out()
         dtype = next(self.parameters()).dtype
 
-        def reaction(x: Tensor) -> Tensor:
+        def checked(x: Tensor) -> Tensor:
             _check.matrix("x", x, self.num_basis, dtype)
             return produce(x)
 
-        return reaction
+        return lambda x: without_autocast(checked, x, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._laid_out()(x)
@@ -102,7 +101,7 @@ class DenseReaction(_Reaction):
 
     def _lay_out(self) -> Callable[[Tensor], Tensor]:
         weight = pack(self.weight)  # only the symmetric part acts: half the multiplications of every step
-        return lambda x: PackedQuadratic.apply(x, weight)
+        return lambda x: quadratic(x, weight)
 
     def to_tensor(self) -> Tensor:
         """W (N, N, N) as W[k, i, j]."""
@@ -146,7 +145,7 @@ class SymmetricReaction(_Reaction):
 
     def _lay_out(self) -> Callable[[Tensor], Tensor]:
         weight = self.weight
-        return lambda x: PackedQuadratic.apply(x, weight)
+        return lambda x: quadratic(x, weight)
 
     def to_tensor(self) -> Tensor:
         """The symmetric W (N, N, N) as W[k, i, j]."""
@@ -186,38 +185,31 @@ class CPReaction(_Reaction):
         self.out = nn.Parameter(scale * torch.randn(num_basis, self.rank))
 
     @classmethod
-    def from_tensor(cls, weight: Tensor, rank: int, iterations: int = 100) -> Self:
-        """The best approximation of rank R that alternating least squares finds.
+    def from_tensor(cls, weight: Tensor, rank: int, iterations: int = 100, starts: int = 3) -> Self:
+        """The best fit of rank R to what W does, of so many that L-BFGS finds from random starts.
 
-        Only the symmetric part of W acts: `symmetrise` it first, and no rank is spent on the rest.
+        Only the symmetric part of W acts, so the two symmetric parts are compared: what is made small is the
+        norm of symmetrise(made) - symmetrise(W), with made = `to_tensor()`. Fitting symmetrise(W) entry by
+        entry would cost more rank, up to twice. A best fit need not exist: then factors grow for as long as
+        the iterations last while the error still falls (degeneracy; de Silva & Lim, 2008).
 
         Args:
-            weight: W (N, N, N), indexed [k, i, j].
+            weight: W (N, N, N), indexed [k, i, j], finite.
             rank: R, at least 1.
-            iterations: at most so many rounds, at least 1.
+            iterations: at most so many of L-BFGS from each start, at least 1.
+            starts: random starts, at least 1, the same at each call; the best is kept.
 
         Returns:
             The reaction, on the device and in the dtype of W.
 
         Raises:
-            ValueError: an argument is out of range.
-            ImportError: TensorLy is not installed.
+            ValueError: an argument is out of range, or W is not finite.
 
-        Chapter 5, :eq:`eq-compression-error`.
+        Source: Hitchcock (1927); fitting all factors at once: Acar, Dunlavy & Kolda (2011). Chapter 5,
+        :eq:`eq-compression-error`.
         """
         _check.cube("weight", weight)
-        _check.integer("iterations", iterations, 1)
-        with torch.device("meta"):
-            reaction = cls(len(weight), rank)
-        array = weight.detach().double().cpu().numpy()
-        tensorly = _import_tensorly()
-        with tensorly.backend_context("numpy"):
-            scales, (out, left, right) = tensorly.decomposition.parafac(
-                array, rank, n_iter_max=iterations, init="svd", tol=1e-10, random_state=0
-            )
-        even = scales ** (1 / 3)
-        factors = {"out": out * even, "left": (left * even).T, "right": (right * even).T}
-        return _filled(reaction, weight, **{name: torch.tensor(f) for name, f in factors.items()})
+        return _best_fit(lambda: cls(len(weight), rank), weight, iterations, starts)
 
     def _lay_out(self) -> Callable[[Tensor], Tensor]:
         left, right, out = self.left.T, self.right.T, self.out.T
@@ -264,37 +256,29 @@ class TuckerReaction(_Reaction):
         self.out = nn.Parameter(scale * torch.randn(num_basis, self.rank))
 
     @classmethod
-    def from_tensor(cls, weight: Tensor, rank: int, iterations: int = 100) -> Self:
-        """The best approximation that higher-order orthogonal iteration finds.
+    def from_tensor(cls, weight: Tensor, rank: int, iterations: int = 100, starts: int = 3) -> Self:
+        """The best fit with r groups to what W does, of so many that L-BFGS finds from random starts.
+
+        Only symmetric parts are compared: the norm of symmetrise(made) - symmetrise(W) is made small.
 
         Args:
-            weight: W (N, N, N), indexed [k, i, j].
+            weight: W (N, N, N), indexed [k, i, j], finite.
             rank: r, from 1 to N.
-            iterations: at most so many rounds, at least 1.
+            iterations: at most so many of L-BFGS from each start, at least 1.
+            starts: random starts, at least 1, the same at each call; the best is kept.
 
         Returns:
             The reaction, on the device and in the dtype of W.
 
         Raises:
-            ValueError: an argument is out of range.
-            ImportError: TensorLy is not installed.
+            ValueError: an argument is out of range, or W is not finite.
 
-        Source: De Lathauwer, De Moor & Vandewalle (2000). Chapter 5, :eq:`eq-compression-error`.
+        Chapter 5, :eq:`eq-compression-error`.
         """
         _check.cube("weight", weight)
-        _check.integer("iterations", iterations, 1)
         if _check.integer("rank", rank, 1) > len(weight):
             raise ValueError(f"rank must be at most N = {len(weight)}, got {rank}")
-        with torch.device("meta"):
-            reaction = cls(len(weight), rank)
-        array = weight.detach().double().cpu().numpy()
-        tensorly = _import_tensorly()
-        with tensorly.backend_context("numpy"):
-            core, (out, left, right) = tensorly.decomposition.tucker(
-                array, [rank] * 3, n_iter_max=iterations, tol=1e-8
-            )
-        factors = {"core": core, "out": out, "left": left.T, "right": right.T}
-        return _filled(reaction, weight, **{name: torch.tensor(f) for name, f in factors.items()})
+        return _best_fit(lambda: cls(len(weight), rank), weight, iterations, starts)
 
     def _lay_out(self) -> Callable[[Tensor], Tensor]:
         left, right, out = self.left.T, self.right.T, self.out.T
@@ -349,6 +333,7 @@ class PairwiseReaction(_Reaction):
 
 
 _R = TypeVar("_R", bound=_Reaction)
+_F = TypeVar("_F", bound=CPReaction | TuckerReaction)
 
 
 def _filled(reaction: _R, like: Tensor, **values: Tensor) -> _R:
@@ -357,9 +342,56 @@ def _filled(reaction: _R, like: Tensor, **values: Tensor) -> _R:
     return reaction
 
 
-def _import_tensorly() -> Any:
-    try:
-        importlib.import_module("tensorly.decomposition")
-        return importlib.import_module("tensorly")
-    except ImportError as error:
-        raise ImportError("from_tensor needs TensorLy: pip install tensorly") from error
+def _best_fit(make: Callable[[], _F], weight: Tensor, iterations: int, starts: int) -> _F:
+    """Of reactions fitted to the symmetric part of W from random starts the one that comes nearest."""
+    _check.integer("iterations", iterations, 1)
+    _check.integer("starts", starts, 1)
+    if not weight.isfinite().all():
+        raise ValueError("weight must be finite, got entries that are not")
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.device("cpu"),
+        torch.random.fork_rng(devices=[]),
+    ):
+        torch.manual_seed(0)
+        tried = [make().double() for _ in range(starts)]
+        target = symmetrise(weight.detach().cpu().double())
+        largest = target.abs().max()
+        if largest:
+            # As strong as a random table, so that a start is a fair guess.
+            target = target / largest
+            scale = target.norm() / (SCALE * len(weight) ** 1.5)
+            best = min(tried, key=lambda reaction: _approach(reaction, target / scale, iterations))
+            strength = (scale * largest) ** (1 / len(list(best.parameters())))
+            values = {name: strength * value for name, value in best.named_parameters()}
+        else:  # nothing is made, and what would make it can still learn
+            values = dict(tried[0].named_parameters()) | {"out": torch.zeros_like(tried[0].out)}
+    with torch.device("meta"):
+        reaction = make()
+    return _filled(reaction, weight, **values)
+
+
+def _approach(reaction: _F, target: Tensor, iterations: int) -> float:
+    """Fit the symmetric part of a table to `target`: the squared error that is left, of its size."""
+    optimiser = torch.optim.LBFGS(
+        reaction.parameters(),
+        max_iter=iterations,
+        history_size=20,
+        tolerance_grad=1e-10,
+        tolerance_change=1e-15,
+        line_search_fn="strong_wolfe",
+    )
+    size = target.square().sum()
+
+    def error() -> Tensor:
+        return (symmetrise(reaction.to_tensor()) - target).square().sum() / size
+
+    def closure() -> float:
+        optimiser.zero_grad()
+        loss = error()
+        loss.backward()
+        return loss.item()
+
+    optimiser.step(closure)
+    return error().item()

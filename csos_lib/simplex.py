@@ -16,7 +16,8 @@ def normalise(v: Tensor, epsilon: float = EPSILON) -> Tensor:
 
     Args:
         v: amounts (..., N), each at least 0.
-        epsilon: at least 0; keeps a row of zeros at zero. The result sums to s / (s + epsilon), s = sum v.
+        epsilon: at least 0; above 0 it keeps a row of zeros at zero, with 0 such a row is NaN. The result
+            sums to s / (s + epsilon), s = sum v.
 
     Returns:
         Concentrations (..., N).
@@ -31,7 +32,36 @@ def normalise(v: Tensor, epsilon: float = EPSILON) -> Tensor:
     """
     _check.floating("v", v)
     _check.number("epsilon", epsilon, 0)
-    return v / (v.sum(-1, keepdim=True) + epsilon)
+    total = v.sum(-1, keepdim=True)
+    if torch.compiler.is_compiling() and epsilon:
+        # Exporters take a number as small as 1e-8 for 0 and drop it; they keep the 1 of the same fraction.
+        return v / epsilon / (total / epsilon + 1)
+    return v / (total + epsilon)
+
+
+def log_guarded(x: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """log(x + epsilon), finite where x is 0.
+
+    Args:
+        x: concentrations, any shape, at least 0.
+        epsilon: above 0.
+
+    Returns:
+        The shape of x.
+
+    Raises:
+        ValueError: x is not a floating-point tensor, or epsilon is not above 0.
+
+    Source: memo 1, section 2.2. Chapter 3, :eq:`eq-readout`.
+
+    >>> log_guarded(torch.tensor([1.0, 0.0])).round().tolist()
+    [0.0, -18.0]
+    """
+    _check.floating("x", x)
+    _check.number("epsilon", epsilon, 0, above=True)
+    if torch.compiler.is_compiling():  # as in `normalise`
+        return torch.log1p(x / epsilon) + math.log(epsilon)
+    return torch.log(x + epsilon)
 
 
 def barycentric(x: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
-"""Fitting a classifier by gradient descent, and measuring it."""
+"""Fitting a classifier by gradient descent."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import NamedTuple
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,30 +13,47 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from csos_lib import _check
+from csos_lib.checkpoint import Checkpoint
 from csos_lib.datasets import Dataset, check_data
+from csos_lib.evaluation import Evaluation, Loss, check_answer, evaluate, modes_kept
+from csos_lib.saving import unwrapped
+
+__all__ = ["Evaluation", "History", "cosine", "evaluate", "fit"]
+
+_NORMALISES = (F.cross_entropy, nn.CrossEntropyLoss, F.kl_div, nn.KLDivLoss)
 
 
 @dataclass
 class History:
-    """What `fit` saw while it trained: one number an epoch, averaged over the batches as they went by.
+    """What `fit` saw: one number an epoch; those of training are averaged over the batches as they went by.
 
     Chapter 3.
     """
 
     train_loss: list[float] = field(default_factory=list)
     train_accuracy: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
 
 
-class Evaluation(NamedTuple):
-    """Mean negative log-likelihood and share of right answers. Chapter 3, :eq:`eq-nll`."""
+def cosine(done: float) -> float:
+    """Half a cosine, from 1 at the start to 0 at the end: a schedule for `fit`.
 
-    loss: float
-    accuracy: float
+    Args:
+        done: the share of the training that is over, in [0, 1].
+
+    Source: Loshchilov & Hutter (2017), eq. 5, without restarts. Chapter 3.
+
+    >>> cosine(0.0), round(cosine(0.5), 3), cosine(1.0)
+    (1.0, 0.5, 0.0)
+    """
+    _check.number("done", done, 0, 1)
+    return (1 + math.cos(math.pi * done)) / 2
 
 
 def fit(
     model: nn.Module,
-    dataset: Dataset,
+    dataset: Dataset | Iterable[tuple[Tensor, Tensor]],
     epochs: int = 10,
     lr: float = 0.005,
     batch_size: int = 128,
@@ -42,135 +61,193 @@ def fit(
     progress: bool = True,
     *,
     clip: float | None = 1.0,
-    after_epoch: Callable[[int], None] | None = None,
+    optimiser: torch.optim.Optimizer | Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    schedule: Callable[[float], float] | None = None,
+    loss: Loss | None = None,
+    validation: tuple[Tensor, Tensor] | None = None,
+    autocast: torch.dtype | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    after_epoch: Callable[[int, History, nn.Module, torch.optim.Optimizer], object] | None = None,
 ) -> History:
-    """Train a classifier with Adam on the negative log-likelihood of the training images.
+    """Train a classifier; with the defaults by Adam on the negative log-likelihood.
 
-    The same seed on the same machine gives the same numbers, and the global random state is left alone.
+    The same seed on the same machine gives the same numbers. The global random state is neither set nor read,
+    except by a model that draws from it, as dropout does. What is interrupted from the keyboard warns, and
+    gives back the History of the epochs that were finished.
 
     Args:
-        model: any module with parameters that maps images (B, 784) to log-probabilities (B, C), C > every
-            label. Its batches are moved to its device.
-        dataset: what `load_dataset` gives; only its training half is used.
-        epochs: passes over the training images, at least 0.
+        model: any module that maps inputs (B, ...) to (B, C), C > every label: log-probabilities, unless
+            `loss` takes something else. Batches are moved to its device. It is trained in training mode; if
+            it comes in training mode, layers frozen by their own `eval()` stay so. Each module returns in the
+            mode it came in.
+        dataset: a Dataset, of which the training half is used; or batches (inputs, labels) that can be gone
+            through again for each epoch, such as a DataLoader, which shuffles by itself.
+        epochs: passes over the data, at least 0.
         lr: the learning rate, above 0.
-        batch_size: at least 1; the last batch of an epoch may be smaller.
-        seed: drives the shuffling (and dropout, if the model has any).
+        batch_size: of a Dataset, at least 1. The last batch of an epoch may be smaller; a single row left
+            over joins the batch before it, since batch normalisation cannot do with one.
+        seed: of the shuffling, at least 0.
         progress: show a bar for each epoch; its line ends with the epoch's loss and accuracy.
-        clip: the longest gradient, above 0: a longer one (the norm over all parameters) is shortened to it, so
-            that no single batch throws the network away; None leaves it as it is, which is memo 1's recipe.
-        after_epoch: called with 1, 2, ... after each epoch, to measure the model on the way.
+        clip: the longest gradient, above 0: a longer one (the norm over all parameters) is shortened to it,
+            so that no single batch throws the network away; None leaves it, which is memo 1's recipe.
+        optimiser: called as optimiser(parameters, lr=lr), such as partial(AdamW, weight_decay=0.01); or one
+            that is made already, which has learning rates of its own.
+        schedule: the factor on the learning rate at each batch, from the share of the training that is done,
+            in [0, 1): :func:`cosine`, say.
+        loss: the mean loss () of (outputs, labels); None is `nll_loss`.
+        validation: (inputs, labels) that are measured after each epoch.
+        autocast: the dtype of mixed precision, torch.bfloat16 or torch.float16; None is full precision.
+        checkpoint: a file that is written after each epoch, whole or not at all. If it is there already,
+            training goes on from it, to the same numbers as if it had never stopped.
+        after_epoch: called with (epoch, history, model, optimiser), epochs from 1; if it returns True,
+            training stops.
 
     Returns:
-        The History with train_loss and train_accuracy, one float an epoch.
+        The History.
 
     Raises:
-        ValueError: an argument or the data is out of range, the model has no parameters, or what it gives are
-            not log-probabilities.
+        ValueError: an argument or the data is out of range, the model has no parameters or gives NaN or what
+            the loss does not take, or the checkpoint is of another training.
 
-    Source: memo 1, section 3; Kingma & Ba (2015), Adam; Pascanu, Mikolov & Bengio (2013), clipping. Chapter 3, :eq:`eq-nll`.
+    Source: memo 1, section 3; Kingma & Ba (2015), Adam; Pascanu, Mikolov & Bengio (2013), clipping. Chapter
+    3, :eq:`eq-nll`.
     """
-    _check.integer("epochs", epochs, 0)
-    _check.number("lr", lr, 0, above=True)
-    _check.integer("batch_size", batch_size, 1)
-    _check.integer("seed", seed, 0)
+    epochs, seed = _check.integer("epochs", epochs, 0), _check.integer("seed", seed, 0)
+    batch_size, lr = _check.integer("batch_size", batch_size, 1), _check.number("lr", lr, 0, above=True)
     if clip is not None:
         _check.number("clip", clip, 0, above=True)
-    check_data(dataset.train_images, dataset.train_labels)
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"autocast must be torch.bfloat16, torch.float16 or None, got {autocast!r}")
+    _check_loss(model, loss)
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("model must have parameters to train, got none")
     device = parameters[0].device
-    images, labels = dataset.train_images.to(device), dataset.train_labels.to(device)
-    optimiser = torch.optim.Adam(parameters, lr=lr)
-    history = History()
-    with _own_randomness(device, seed) as generator:
-        for epoch in range(epochs):
-            model.train()
-            order = torch.randperm(len(images), generator=generator).to(device)
-            loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-            right = torch.zeros((), dtype=torch.int64, device=device)
-            batches = order.split(batch_size)
-            with tqdm(total=len(batches), desc=f"epoch {epoch + 1}/{epochs}", disable=not progress) as bar:
-                for step, batch in enumerate(batches):
-                    target = labels[batch]
-                    log_p = model(images[batch])
-                    if epoch == step == 0:
-                        _check_log_probabilities(log_p, target, int(labels.max()))
-                    loss = F.nll_loss(log_p, target)
-                    optimiser.zero_grad()
-                    loss.backward()
-                    if clip is not None:
-                        nn.utils.clip_grad_norm_(parameters, clip)
-                    optimiser.step()
-                    loss_sum += loss.detach().double() * len(batch)
-                    right += (log_p.argmax(1) == target).sum()
-                    bar.update()
-                history.train_loss.append(loss_sum.item() / len(images))
-                history.train_accuracy.append(right.item() / len(images))
-                bar.set_postfix(loss=history.train_loss[-1], accuracy=history.train_accuracy[-1])
-            if after_epoch is not None:
-                after_epoch(epoch + 1)
-    optimiser.zero_grad()  # leave nothing behind that a later backward() would be added to
+    shuffle = torch.Generator().manual_seed(seed)
+    if isinstance(dataset, Dataset):
+        check_data(dataset.train_images, dataset.train_labels)
+        dataset = _Batches(dataset, batch_size, shuffle, device)
+    adam = optimiser if isinstance(optimiser, torch.optim.Optimizer) else optimiser(parameters, lr=lr)
+    peaks = [group["lr"] for group in adam.param_groups]
+    scaler = torch.amp.GradScaler(device.type, enabled=autocast == torch.float16)
+
+    def step(inputs: Tensor, labels: Tensor, done: float, first: bool, largest: int) -> tuple[Tensor, Tensor]:
+        """One batch: its loss and how many answers were right."""
+        if schedule is not None:
+            for group, peak in zip(adam.param_groups, peaks, strict=True):
+                group["lr"] = peak * schedule(done)
+        labels = labels.to(device)
+        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            output = model(inputs.to(device))
+            check_answer(output, len(labels), largest, log_probabilities=first and loss is None, finite=first)
+            value = (loss or F.nll_loss)(output, labels)
+        adam.zero_grad()
+        scaler.scale(value).backward()
+        if clip is not None:
+            scaler.unscale_(adam)
+            nn.utils.clip_grad_norm_(parameters, clip)
+        scaler.step(adam)
+        scaler.update()
+        return value.detach(), (output.detach().argmax(1) == labels).sum()
+
+    history, epoch, stopped, kept = History(), 0, False, None
+    if checkpoint is not None:
+        settings = {"lr": peaks, "batch_size": batch_size, "seed": seed, "clip": clip}
+        parts = {"model": model, "optimiser": adam, "scaler": scaler}
+        kept = Checkpoint(checkpoint, parts, settings, shuffle, device)
+        if progressed := kept.read():
+            history = History(**progressed["history"])
+            epoch, stopped = progressed["epoch"], progressed["stopped"]
+    with modes_kept(model):
+        while epoch < epochs and not stopped:
+            if not model.training:
+                model.train()
+            try:
+                with tqdm(desc=f"epoch {epoch + 1}/{epochs}", disable=not progress) as bar:
+                    _train_epoch(step, dataset, epoch, epochs, history, bar)
+                if validation is not None:
+                    measured = evaluate(model, *validation, loss=loss)
+                    history.validation_loss.append(measured.loss)
+                    history.validation_accuracy.append(measured.accuracy)
+                epoch += 1
+                stopped = after_epoch is not None and after_epoch(epoch, history, model, adam) is True
+                if kept is not None:
+                    kept.write(history=asdict(history), epoch=epoch, stopped=stopped)
+            except KeyboardInterrupt:
+                warnings.warn(f"interrupted after {epoch} of {epochs} epochs", stacklevel=2)
+                break
+    adam.zero_grad()  # leave nothing behind that a later backward() would be added to
     return history
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 1000) -> Evaluation:
-    """Mean negative log-likelihood and accuracy of a classifier, in evaluation mode.
+class _Batches:
+    """The training half of a Dataset in a new order each time, on the device of the model."""
 
-    Args:
-        model: maps images (B, 784) to log-probabilities (B, C); left in the mode it came in.
-        images: (n, 784), n at least 1, pixels in [0, 1]; moved to the device of the model batch by batch.
-        labels: (n,) int64, 0..9.
-        batch_size: at least 1; does not change the result beyond rounding.
+    def __init__(self, dataset: Dataset, size: int, shuffle: torch.Generator, device: torch.device) -> None:
+        self.images, self.labels = dataset.train_images.to(device), dataset.train_labels.to(device)
+        self.largest = int(dataset.train_labels.max())
+        self.sizes = [size] * (len(self.labels) // size)
+        rest = len(self.labels) - sum(self.sizes)
+        if rest == 1 and self.sizes:
+            self.sizes[-1] += 1
+        elif rest:
+            self.sizes.append(rest)
+        self.shuffle = shuffle
 
-    Returns:
-        Evaluation(loss, accuracy), two floats.
+    def __len__(self) -> int:
+        return len(self.sizes)
 
-    Raises:
-        ValueError: an argument or the data is out of range, or the model does not give log-probabilities.
-
-    Source: memo 1, section 3. Chapter 3, :eq:`eq-nll`.
-    """
-    _check.integer("batch_size", batch_size, 1)
-    check_data(images, labels)
-    parameter = next(model.parameters(), None)
-    device = images.device if parameter is None else parameter.device
-    loss, right, largest = 0.0, 0, int(labels.max())
-    was_training = model.training
-    model.eval()
-    try:
-        with _own_randomness(device, seed=0):
-            for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-                x, y = x.to(device), y.to(device)
-                log_p = model(x)
-                _check_log_probabilities(log_p, y, largest)
-                loss += F.nll_loss(log_p.double(), y, reduction="sum").item()
-                right += int((log_p.argmax(1) == y).sum())
-    finally:
-        model.train(was_training)
-    return Evaluation(loss / len(images), right / len(images))
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.labels), generator=self.shuffle).to(self.labels.device)
+        for batch in order.split(self.sizes):
+            yield self.images[batch], self.labels[batch]
 
 
-@contextmanager
-def _own_randomness(device: torch.device, seed: int) -> Iterator[torch.Generator]:
-    """A generator for the shuffling; what a model draws is seeded, and the global state restored."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield torch.Generator().manual_seed(seed)
-
-
-def _check_log_probabilities(log_p: Tensor, labels: Tensor, largest: int) -> None:
-    """`labels` are those of this batch, `largest` is the largest of all."""
-    if log_p.ndim != 2 or log_p.shape[0] != labels.shape[0] or log_p.shape[1] <= largest:
+def _train_epoch(
+    step: Callable[[Tensor, Tensor, float, bool, int], tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    epoch: int,
+    epochs: int,
+    history: History,
+    bar: Any,
+) -> None:
+    """All batches once; their mean loss and accuracy go to the end of the history."""
+    length = len(batches) if isinstance(batches, Sized) else None
+    bar.reset(total=length)
+    losses, right, counts = [], [], list[int]()
+    for inputs, labels in batches:
+        first = epoch == len(counts) == 0
+        if isinstance(batches, _Batches):  # it has been looked at as a whole
+            largest = batches.largest if first else 0
+        else:
+            check_data(inputs, labels)
+            largest = int(labels.max())
+        share = len(counts) / length if length else 0.0
+        loss, hits = step(inputs, labels, (epoch + share) / epochs, first, largest)
+        losses.append(loss)
+        right.append(hits)
+        counts.append(len(labels))
+        bar.update()
+    if not counts:
         raise ValueError(
-            f"model must give log-probabilities ({len(labels)}, C) with C > {largest}, "
-            f"got shape {tuple(log_p.shape)}"
+            f"dataset gave no batch in epoch {epoch + 1}: give what can be gone through again, such as a "
+            "DataLoader or a list, and no generator"
         )
-    total = float(log_p.detach().exp().sum(1).max())
-    if total > 1.01:
+    means = torch.stack(losses).cpu().double()  # not every device has float64
+    mean = float(means @ torch.tensor(counts, dtype=torch.float64)) / sum(counts)
+    if math.isnan(mean):
+        raise ValueError(f"model must give numbers, got NaN in epoch {epoch + 1}: try a smaller lr or a clip")
+    history.train_loss.append(mean)
+    history.train_accuracy.append(int(torch.stack(right).sum()) / sum(counts))
+    bar.set_postfix(loss=history.train_loss[-1], accuracy=history.train_accuracy[-1])
+
+
+def _check_loss(model: nn.Module, loss: Loss | None) -> None:
+    """The readout of memo 1 is no distribution: a loss that makes it one lets all class molecules die."""
+    kind = loss if loss in _NORMALISES else type(loss)
+    if kind in _NORMALISES and getattr(unwrapped(model), "readout", None) == "memo":
+        name = getattr(kind, "__name__", kind)
         raise ValueError(
-            f"model must give log-probabilities, but exp of a row sums to {total:.3g}: end it with "
-            "log_softmax"
+            f"loss must be nll_loss for the readout of memo 1, got {name}, which normalises once more and "
+            'trains it to chance: CSOS(readout="normalised") takes it'
         )

@@ -171,7 +171,7 @@ def test_what_has_no_recipe_is_not_saved(tmp_path):
     for model in (CSOS(10, reaction=Nothing()), CSOS(10, dynamics=lambda x, reaction: x)):
         with pytest.raises(ValueError, match="named by strings"):
             csos_lib.save(model, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match="must be a CSOS, got Linear"):
+    with pytest.raises(ValueError, match=r"must be a CSOS .* got Linear"):
         csos_lib.save(nn.Linear(2, 2), tmp_path / "model.pt")
     assert not list(tmp_path.iterdir())
 

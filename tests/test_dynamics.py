@@ -300,7 +300,7 @@ def test_half_precision_is_refused_where_it_would_be_wrong():
         lambda: normalise(x),
         lambda: softsort(x, 0.1),
     ):
-        with pytest.raises(ValueError, match="float32 or float64, got float16"):
+        with pytest.raises(ValueError, match="float32, float64 or bfloat16, got float16"):
             call()
 
 

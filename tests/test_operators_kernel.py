@@ -58,3 +58,20 @@ def test_shapes_must_fit() -> None:
     for rows, points in (((2, 3), (2, 4)), ((2, 3), (3,)), ((), (2, 4)), ((2, 3), (1, 2, 3))):
         with pytest.raises(ValueError, match="must have shape"):
             squared_distance(torch.rand(rows), torch.rand(points))
+
+
+def test_far_from_zero_distances_keep_their_digits() -> None:
+    assert squared_distance(torch.tensor([[512695.0]]), torch.tensor([[512804.0]])).item() == 11881
+    x = torch.randn(200, 8) + 1e4
+    assert torch.equal(squared_distance(x, x).argmin(1), torch.arange(200))
+    exact = squared_distance(x.double(), x.double())
+    torch.testing.assert_close(squared_distance(x, x).double(), exact, atol=1e-4, rtol=1e-4)
+
+
+def test_distances_keep_their_slopes_under_transformations() -> None:
+    x, c = torch.randn(4, 3, dtype=torch.float64) + 5, torch.randn(6, 3, dtype=torch.float64) + 5
+    assert torch.autograd.gradcheck(squared_distance, (x.requires_grad_(), c.requires_grad_()))
+    assert torch.autograd.gradgradcheck(squared_distance, (x, c))
+    together = torch.func.vmap(squared_distance)(torch.stack([x, 2 * x]), torch.stack([c, 3 * c]))
+    torch.testing.assert_close(together[1], squared_distance(2 * x, 3 * c))
+    assert squared_distance(x, c[:0]).shape == (4, 0)

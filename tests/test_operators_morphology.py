@@ -85,3 +85,59 @@ def test_float32_survives_a_sharp_temperature() -> None:
     assert y.isfinite().all()
     assert x.grad is not None
     assert x.grad.sum().item() == pytest.approx(100.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("window", [3, 5, 9])
+def test_at_the_border_only_spots_of_half_a_window_go(window: int) -> None:
+    for width in range(1, window + 1):
+        inside, border = torch.zeros(2, 1, 40, dtype=torch.float64)
+        inside[0, 15 : 15 + width] = border[0, :width] = 1.0
+        for x, gone in (
+            (inside, width < window),
+            (border, width <= window // 2),
+            (border.flip(1), width <= window // 2),
+        ):
+            opened = opening(x, 1e-3, window=window)
+            torch.testing.assert_close(opened, 0 * x if gone else x, atol=2e-2, rtol=0)
+            torch.testing.assert_close(closing(1 - x, 1e-3, window=window), 1 - opened)
+
+
+def test_quantiles_interpolate_between_values() -> None:
+    torch.testing.assert_close(
+        soft_quantile(torch.tensor([[0.0, 10.0, 20.0]]), 1e-3, level=0.1), torch.tensor([[0.0, 2.0, 12.0]])
+    )
+    torch.testing.assert_close(
+        soft_quantile(torch.tensor([[0.0, 1.0]]), 1e-3, level=0.25), torch.tensor([[0.0, 0.5]])
+    )
+
+
+@given(
+    level=st.floats(0, 1), window=st.sampled_from([3, 5, 9]), seed=st.integers(0, 1000), ties=st.booleans()
+)
+def test_the_sharp_quantile_is_numpys(level: float, window: int, seed: int, ties: bool) -> None:
+    x = torch.randn(2, 30, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = x.round() if ties else x
+    r = window // 2
+    rows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(x.numpy(), ((0, 0), (r, r)), "symmetric"), window, -1
+    )
+    expected = torch.from_numpy(np.quantile(rows, level, axis=-1))
+    torch.testing.assert_close(
+        soft_quantile(x, 1e-7, level=level, window=window), expected, atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("tau", [0.05, 0.3, 1.7, 5.0])
+def test_a_soft_maximum_is_never_below_the_maximum(dtype: torch.dtype, tau: float) -> None:
+    x = (100 * torch.randn(50, 40)).to(dtype)
+    assert (lse(x, tau) >= x.amax(-1)).all()
+    assert (dilate(x, tau, window=5) >= x).all()
+    assert (erode(x, tau, window=5) <= x).all()
+
+
+def test_the_soft_maximum_of_what_is_not_finite() -> None:
+    x = torch.tensor([[1.0, math.inf], [-math.inf, -math.inf], [-math.inf, 2.0]])
+    assert lse(x, 0.1).tolist() == [math.inf, -math.inf, 2.0]
+    assert lse(torch.ones(2, 0), 0.1).tolist() == [-math.inf] * 2
+    assert lse(torch.tensor([1e38, 0.0]), 1e-3).item() == torch.tensor(1e38).item()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from csos_lib import operators as ops
 from csos_lib.operators import Bank, Expression, h
-from csos_lib.operators.expressions import CONTINUOUS, PRIMITIVES
+from csos_lib.operators.expressions import PRIMITIVES
 
 D, GRID = 12, (3, 4)
 
@@ -89,8 +89,12 @@ def test_every_primitive_is_tested_here() -> None:
 @pytest.mark.parametrize("name", [*ONE_ROW, *TWO_ROWS, *MATRICES])
 def test_gradcheck(name: str) -> None:
     inputs, parameters = example(name)
-    learned = {k: torch.tensor(v, dtype=torch.float64) for k, v in parameters.items() if k in CONTINUOUS}
-    fixed = {k: v for k, v in parameters.items() if k not in CONTINUOUS}
+    learned = {
+        k: torch.tensor(v, dtype=torch.float64)
+        for k, v in parameters.items()
+        if k in PRIMITIVES[name].continuous
+    }
+    fixed = {k: v for k, v in parameters.items() if k not in PRIMITIVES[name].continuous}
     everything = [x.requires_grad_() for x in (*inputs, *learned.values())]
 
     def run(*xs: Tensor) -> Tensor:
@@ -272,3 +276,45 @@ def test_the_border_must_be_wide_enough() -> None:
         ops.dilate(torch.rand(2, 3), 0.1, window=9)
     with pytest.raises(ValueError, match=r"axis must be 1"):
         ops.derivative(torch.rand(2, 3), axis=0)
+
+
+@pytest.mark.parametrize("name", ["rms", "layer_norm"])
+def test_norms_of_large_rows(name: str) -> None:
+    norm = PRIMITIVES[name].function
+    x = torch.tensor([[1.0, -2.0, 3.0, 0.5]])
+    for size in (1e10, 1e19, 1e20, 1e22):
+        torch.testing.assert_close(norm(size * x), norm(1e6 * x))
+        large = (size * x).requires_grad_()
+        slopes = torch.autograd.grad(norm(large)[0, 0], large)[0]
+        exact = x.double().mul(size).requires_grad_()
+        expected = torch.autograd.grad(norm(exact)[0, 0], exact)[0]
+        torch.testing.assert_close(slopes.double(), expected, rtol=1e-4, atol=1e-40)
+    for size in (1e-8, 1e-3, 1.0, 1e9):  # and ordinary rows stay as they are
+        plain = size * x
+        means = torch.linalg.vecdot(plain, plain).unsqueeze(-1) / 4
+        by_hand = (
+            plain * torch.rsqrt(means + 1e-6)
+            if name == "rms"
+            else torch.nn.functional.layer_norm(plain, (4,), eps=1e-6)
+        )
+        torch.testing.assert_close(norm(plain), by_hand, rtol=3e-7, atol=0)
+
+
+def test_a_norm_undoes_a_high_power() -> None:
+    assert torch.equal(ops.rms(torch.full((1, 4), 255.0) ** 8), torch.ones(1, 4))
+    x = torch.tensor([[1e20, 1e20]])
+    assert torch.equal(ops.rms(x), torch.ones(1, 2))
+    torch.testing.assert_close(Bank([ops.rms(h)])(x), torch.ones(1, 1, 2))
+    with torch.no_grad():
+        torch.testing.assert_close(Bank([ops.rms(h)])(x), torch.ones(1, 1, 2))
+
+
+@pytest.mark.parametrize("name", ["rms", "layer_norm"])
+def test_norms_have_slopes_where_rows_are_zero_or_large(name: str) -> None:
+    norm, x = PRIMITIVES[name].function, randn(4, 5)
+    x[0] = 0
+    scale = torch.tensor([1.0, 1.0, 1e-2, 1e2]).double()[:, None]
+    assert torch.autograd.gradcheck(lambda z: norm(z * scale, eps=0.1), (x.requires_grad_(),))
+    assert torch.autograd.gradgradcheck(lambda z: norm(z * scale, eps=0.1), (x,))
+    huge = 1e190 * randn(2, 5)
+    assert torch.autograd.gradcheck(lambda z: norm(huge * z), (randn(2, 5).requires_grad_(),))

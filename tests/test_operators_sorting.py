@@ -175,3 +175,102 @@ def test_sorting_by_transport() -> None:
     assert y.var(unbiased=False).item() == pytest.approx(1.0)
     torch.testing.assert_close(sinkhorn_sort(s, y, 1e-3, 2000), sort(s), atol=1e-3, rtol=0)
     torch.testing.assert_close(sinkhorn_sort(s, y, 1e8, 3), torch.zeros_like(s), atol=1e-6, rtol=0)
+
+
+def test_an_empty_row_sorts_to_an_empty_row() -> None:
+    s = torch.zeros(2, 0)
+    for y in (softsorted(sort(s), 0.5), soft_rank(s, 0.5), absolute_row_sums(s, sort(s))):
+        assert y.shape == (2, 0)
+    for p in (softsort(s, 0.5), neuralsort(s, 0.5), sinkhorn(torch.zeros(2, 0, 0), 2)):
+        assert p.shape == (2, 0, 0)
+
+
+@pytest.mark.parametrize("mean", [1e3, 1e4])
+def test_a_list_far_from_zero_is_sorted_as_well(mean: float) -> None:
+    s = torch.randn(50, 64, generator=torch.Generator().manual_seed(0)) + mean
+    exact = neuralsort(s.double(), 0.01)
+    torch.testing.assert_close(neuralsort(s, 0.01).double(), exact, atol=2e-3, rtol=0)
+    wrong = (apply(neuralsort(s, 1e-4), s) - sort(s)).abs() > 0.01
+    assert wrong.sum() == 0
+    torch.testing.assert_close(softsorted(sort(s), 0.01), apply(softsort(s, 0.01), s), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("ties", [2, 3, 4, 10])
+def test_tied_values_have_the_slope_of_differences(ties: int) -> None:
+    s = torch.cat([torch.ones(ties), torch.tensor([3.0, -0.5])]).double()[None]
+
+    def formula(s: Tensor) -> Tensor:
+        n = s.shape[-1]
+        far = (s[:, :, None] - s[:, None, :]).abs().sum(-1)
+        slope = torch.arange(n - 1, -n, -2).double()
+        return torch.softmax((slope[:, None] * s[:, None, :] - far[:, None, :]) / 1.3, -1)
+
+    both = torch.func.jacrev(lambda s: neuralsort(s, 1.3))(s)
+    for j in range(s.shape[1]):
+        h = torch.zeros_like(s)
+        h[0, j] = 1e-6
+        difference = (formula(s + h) - formula(s - h)) / 2e-6
+        torch.testing.assert_close(both[..., 0, j], difference, atol=1e-5, rtol=1e-4)
+
+
+def test_the_slope_of_two_tied_values() -> None:
+    s = torch.tensor([[1.0, 1.0]], requires_grad=True)
+    neuralsort(s, 1.0)[0, 0, 0].backward()
+    assert s.grad is not None
+    assert s.grad.tolist() == [[0.25, -0.25]]
+
+
+def by_steps(x: Tensor, factors: Tensor) -> Tensor:
+    y = [x[0]]
+    for i in range(1, len(x)):
+        y.append(x[i] + factors[i] * y[-1])
+    return torch.stack(y)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 17])
+def test_running_sums_in_forward_mode(n: int) -> None:
+    x, factors = torch.randn(n, 2, 3, dtype=torch.float64), torch.rand(n, 1, 3, dtype=torch.float64)
+    tangents = torch.randn_like(x), torch.randn_like(factors)
+    fast, slow = RunningSum.apply, by_steps
+    torch.testing.assert_close(
+        torch.func.jvp(fast, (x, factors), tangents), torch.func.jvp(slow, (x, factors), tangents)
+    )
+    one = torch.func.jvp(lambda f: fast(x, f), (factors,), tangents[1:])
+    torch.testing.assert_close(one, torch.func.jvp(lambda f: slow(x, f), (factors,), tangents[1:]))
+    for second in (torch.func.hessian, lambda g: torch.func.jacrev(torch.func.jacrev(g))):
+        torch.testing.assert_close(
+            second(lambda f: fast(x, f).sin().sum())(factors),
+            second(lambda f: slow(x, f).sin().sum())(factors),
+        )
+    assert torch.autograd.gradcheck(
+        fast, (x.requires_grad_(), factors.requires_grad_()), check_forward_ad=True
+    )
+    assert torch.autograd.gradgradcheck(fast, (x, factors), check_fwd_over_rev=True)
+
+
+class SoftSorted(torch.nn.Module):
+    def forward(self, s: Tensor) -> Tensor:
+        return softsorted(sort(s), 0.3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 16])
+def test_compiled_sums_are_the_eager_ones(n: int) -> None:
+    torch.compiler.reset()
+    module = SoftSorted()
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    s, g = rows(n, n), rows(n + 1, n)
+    results = []
+    for run in (module, compiled):
+        x = s.clone().requires_grad_()
+        y = run(x)
+        results.append((y.detach(), *torch.autograd.grad(y, x, g)))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_export_takes_any_number_of_rows(learned: bool) -> None:
+    s = rows(0, 9).requires_grad_(learned)
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(SoftSorted(), (s,), dynamic_shapes=({0: batch},))
+    more = torch.randn(7, 9, dtype=torch.float64)
+    torch.testing.assert_close(program.module()(more), SoftSorted()(more))

@@ -1,5 +1,6 @@
 """The playground computes what the library computes, its files are what they say, and its widgets talk."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from playground_node import FOLDER, run_node
 import csos_lib
 from csos_lib.interpret import pair_coefficients, without_molecule
 from csos_lib.playground import DrawDigit, Sorting, Triangle, load_weights, pack_weights
-from csos_lib.playground.weights import unpack_arrays
+from csos_lib.playground.weights import pack_arrays, unpack_arrays
 from csos_lib.relatives.chemistry import ChemicalCSOS
 
 MODELS = ("mirror-cp", "mirror-dense", "memo-cp", "memo")
@@ -234,3 +235,43 @@ def test_the_kernel_sends_the_files_that_are_asked_for(monkeypatch: pytest.Monke
     widget._send_file(widget, {"file": "memo"}, None)
     widget._send_file(widget, {"file": "../classifier"}, None)
     assert sent == [({"file": "memo"}, [(FOLDER / "memo.bin").read_bytes()])]
+
+
+def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
+    header, arrays = unpack_arrays(pack_weights(csos_lib.CSOS(12, 2, reaction="cp", rank=3)))
+    about = {"recipe": header["recipe"]}
+    recipes = [{}, {"num_basis": 0}, {"wings": 2}, {"num_basis": 13}, {"rank": 4}, {"reaction": "symmetric"}]
+    damaged = [pack_arrays({"recipe": {**header["recipe"], **wrong}}, arrays) for wrong in recipes[1:]]
+    damaged += [pack_arrays({}, arrays), pack_arrays({"recipe": None}, arrays)]
+    damaged += [pack_arrays(about, {k: v for k, v in arrays.items() if k != lost}) for lost in arrays]
+    damaged += [pack_arrays(about, {**arrays, "more": np.zeros(1)})]
+    damaged += [pack_arrays(about, {**arrays, "bias": np.array(["a"] * 12)})]
+    text = json.dumps({"format": "csos_lib playground 1", "sha256": "", "arrays": 0}).encode()
+    deep = b"[" * 100_000
+    damaged += [len(t).to_bytes(4, "little") + t for t in (text, deep, b"[]", b"1", b"null")]
+    path = tmp_path / "damaged.bin"
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="of the playground"):
+            load_weights(path)
+    path.write_bytes(pack_arrays(about, arrays))
+    assert load_weights(path).num_basis == 12
+
+
+def test_only_files_that_can_be_read_are_written() -> None:
+    for name in ("format", "recipe", "arrays", "sha256"):
+        with pytest.raises(ValueError, match=f"about must not name .* got {name}"):
+            pack_weights(csos_lib.CSOS(12), **{name: 1})
+    with pytest.raises(ValueError, match="JSON"):
+        pack_weights(csos_lib.CSOS(12), accuracy=float("nan"))
+    model = csos_lib.CSOS(12, reaction="cp", rank=3)
+    with torch.no_grad():
+        model.reaction.left[0, 0] = 1e6
+    assert unpack_arrays(pack_weights(model))[1]["left"].max() == 1e6
+    with pytest.raises(ValueError, match=r"left must be finite in float16, got 1e\+06"):
+        pack_weights(model, "float16")
+    with torch.no_grad():
+        model.reaction.left[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="left must be finite in float32, got nan"):
+        pack_weights(model)
+    assert np.isfinite(unpack_arrays(pack_weights(csos_lib.CSOS(12).bfloat16()))[1]["encoder"]).all()

@@ -311,6 +311,8 @@ def test_device_and_dtype(dtype: torch.dtype) -> None:
 def test_bad_arguments_are_named() -> None:
     network = parse([("A -> B", 1.0)])
     counts = torch.tensor([[1, 1]])
+    kept = torch.zeros(2, 2, 2)
+    kept[1, 0, 1], kept[0, 0, 1] = 0.5, -1.0
     for call, message in (
         (lambda: parse([]), "reactions must hold"),
         (lambda: from_tensor(torch.zeros(3, 3, 3)), "at least one reaction"),
@@ -318,7 +320,11 @@ def test_bad_arguments_are_named() -> None:
         (lambda: Network(counts, counts, torch.ones(2), ("A", "B")), "reactants must be counts"),
         (lambda: Network(counts, -counts, torch.ones(1), ("A", "B")), "products must be counts"),
         (lambda: from_tensor(torch.ones(2, 2)), "weight must have shape"),
-        (lambda: from_conversions(-torch.ones(2, 2, 2)), "rates must be above 0"),
+        (lambda: from_conversions(-torch.ones(2, 2, 2)), "weight must be at least 0"),
+        (lambda: from_conversions(kept), "weight must be at least 0 everywhere, got -1"),
+        (lambda: Network(counts[0], counts[0], torch.tensor(1.0), ("A", "B")), "rates must have shape"),
+        (lambda: integrate(rate_equation(network), torch.ones(1, 2), [1.0, 1.0]), "times must rise"),
+        (lambda: simulate(network, counts, [1.0, 1.0]), "times must rise"),
         (lambda: ChemicalCSOS(12, speed=1.0), "speed must be"),
         (lambda: ConversionReaction(0), "num_basis must be"),
         (lambda: ConversionReaction(3)(torch.ones(1, 2)), "x must have shape"),
@@ -338,3 +344,43 @@ def test_bad_arguments_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("fast", [1e10, 1e12, 1e300])
+def test_a_fast_reaction_does_not_swallow_a_slow_one(fast: float) -> None:
+    network = parse([("B -> Y", 1e-6), ("B -> Z", 2e-6), ("A -> X", fast)])
+    counts = torch.zeros(200, 5, dtype=torch.int64)
+    counts[:, network.species.index("B")] = 1000
+    ends = simulate(network, counts, [2e5], generator=torch.Generator().manual_seed(0))[0].double().mean(0)
+    left = 1000 * np.exp(-0.6)
+    for species, expected in (("B", left), ("Y", (1000 - left) / 3), ("Z", (1000 - left) * 2 / 3)):
+        spread = (expected * (1 - expected / 1000) / 200) ** 0.5
+        assert abs(ends[network.species.index(species)] - expected) < 4 * spread
+
+
+@pytest.mark.parametrize("rate", [100.0, 290.0, 1000.0])
+@pytest.mark.parametrize("time", [0.01, 0.05, 1.0, 10.0])
+def test_a_step_too_long_is_refused(rate: float, time: float) -> None:
+    decay, start = rate_equation(parse([("A -> B", rate)])), torch.tensor([[1.0, 0.0]]).double()
+    with pytest.raises(ValueError, match=r"step must be shorter than 0\.01"):
+        integrate(decay, start, [time])
+    exact = np.exp(-rate * time)
+    assert abs(integrate(decay, start, [time], 0.1 / rate)[0, 0, 0] - exact) < 1e-6
+
+
+def test_what_the_check_of_steps_lets_pass() -> None:
+    """Fast growth along a chain, a row that was NaN from the beginning, an empty tube, no tube."""
+    chain = rate_equation(parse([("A -> B", 1.0), ("B -> B + C", 1e4), ("C -> C + D", 1e4)]))
+    c, d = integrate(chain, torch.tensor([[1.0, 0, 0, 0]]).double(), [1.0])[0, 0, 2:].tolist()
+    assert c == pytest.approx(1e4 * np.exp(-1), rel=1e-6)
+    assert d == pytest.approx(1e8 * (0.5 - np.exp(-1)), rel=1e-6)
+    decay = rate_equation(parse([("A -> B", 1.0)]))
+    ends = integrate(decay, torch.tensor([[float("nan"), 0], [1, 0], [0, 0]]), [0.0, 1.0])[1]
+    assert ends[0].isnan().all()
+    assert ends[1:].isfinite().all()
+    assert integrate(decay, torch.zeros(0, 2), [1.0]).shape == (1, 0, 2)
+    slopes = torch.func.jacfwd(lambda c: integrate(decay, c, [1.0]))(torch.ones(1, 2).double())[0, 0, :, 0]
+    expected = torch.tensor([[np.exp(-1), 0], [1 - np.exp(-1), 1]])
+    torch.testing.assert_close(slopes, expected)
+    with pytest.raises(ValueError, match="if its solution has bounds"):
+        integrate(rate_equation(parse([("2 A -> 3 A", 1.0)])), torch.ones(1, 1), [3.0])  # infinite at 1

@@ -17,6 +17,7 @@ from csos_lib.relatives.energy import (
     free_energy,
     hopfield_energy,
     hopfield_update,
+    potential_share,
     rayleigh,
     recall_by_signs,
     symmetrise_fully,
@@ -43,6 +44,24 @@ def test_symmetrise_fully_is_the_projection(n):
         torch.testing.assert_close(mean.permute(order), mean)
     torch.testing.assert_close(symmetrise_fully(mean), mean)
     assert abs(((weight - mean) * symmetric(n)).sum().item()) < 1e-10  # what is cut off is orthogonal
+
+
+@given(n=sizes)
+def test_the_best_potential_is_that_of_least_squares(n):
+    """Against a solver: a basis of the fully symmetric tensors, with the mean over k taken off."""
+    weight = torch.randn(n, n, n, dtype=torch.float64)
+    felt = (weight + weight.mT) / 2
+    felt = (felt - felt.mean(0)).flatten()
+    basis = torch.eye(n**3, dtype=torch.float64).unflatten(1, (n, n, n))
+    basis = torch.stack([symmetrise_fully(b) for b in basis])
+    basis = (basis - basis.mean(1, keepdim=True)).flatten(1).T
+    fit = basis @ (torch.linalg.pinv(basis) @ felt)
+    expected = fit.square().sum() / felt.square().sum()
+    torch.testing.assert_close(potential_share(weight), expected)
+    gauge, odd = torch.randn(n, n, dtype=torch.float64), torch.randn(n, n, n, dtype=torch.float64)
+    torch.testing.assert_close(potential_share(weight + gauge + odd - odd.mT), expected)
+    one = torch.ones((), dtype=torch.float64)
+    torch.testing.assert_close(potential_share(symmetric(n) + gauge), one)
 
 
 @given(n=sizes)
@@ -254,3 +273,25 @@ def test_the_modern_update_is_a_step_down_its_energy_and_is_attention(n, count, 
 def test_bad_input_is_named(call):
     with pytest.raises(ValueError, match=r"weight|temperature|x must|num_basis|patterns|state|power|beta"):
         call()
+
+
+@given(n=sizes)
+def test_full_symmetry_is_exact(n):
+    for dtype in (torch.float32, torch.float64):
+        weight = symmetrise_fully(torch.randn(n, n, n, dtype=dtype))
+        assert all(torch.equal(weight, weight.permute(order)) for order in itertools.permutations(range(3)))
+    torch.autograd.gradcheck(symmetrise_fully, torch.randn(3, 3, 3, dtype=torch.float64, requires_grad=True))
+
+
+@pytest.mark.parametrize("n", [64, 784])
+@pytest.mark.parametrize("power", [2, 48, 56, 126, 200, 1000])
+def test_one_memory_is_recalled_at_any_power(n, power):
+    memory = signs(1, n)
+    state = memory.clone()
+    state[:, torch.randperm(n)[: 2 * n // 5]] *= -1
+    for dtype in (torch.float32, torch.float64):
+        assert torch.equal(recall_by_signs(state.to(dtype), memory.to(dtype), power), memory.to(dtype))
+
+
+def test_no_memory_moves_nothing():
+    assert recall_by_signs(torch.ones(2, 3), torch.ones(0, 3), 2).tolist() == [[1, 1, 1]] * 2

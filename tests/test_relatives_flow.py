@@ -180,5 +180,5 @@ def test_without_torchdiffeq_it_says_what_to_install(monkeypatch):
         return builtins.__import__(name, *rest)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(ImportError, match="pip install torchdiffeq"):
+    with pytest.raises(ImportError, match=r"csos_lib\[relatives\]"):
         Flow()

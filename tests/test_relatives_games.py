@@ -220,3 +220,9 @@ def test_on_a_fake_device(kind):
 def test_bad_input_is_named(call):
     with pytest.raises(ValueError, match=r"payoff|rate|x must|num_basis|kind"):
         call()
+
+
+def test_nobody_has_offspring():
+    x, payoff = torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([[-1.0, -1.0], [-1.0, -1.0]])
+    assert replicator_map(x, payoff, 1.0).tolist() == [[0, 0], [0, 0]]
+    assert replicator_map(x, payoff, 0.5).tolist() == x.tolist()

@@ -185,3 +185,25 @@ def test_bad_arguments_say_what_is_allowed():
     for images in (torch.rand(2, 783), torch.rand(784), torch.rand(2, 784).double()):
         with pytest.raises(ValueError, match="images must"):
             model(images)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-6, 1e-8, 1e-15])
+def test_polarisation_of_the_small_with_the_large(size):
+    x, y = torch.rand(3, 16), size * torch.rand(3, 16)
+    for reaction in (DenseReaction(16), CPReaction(16, 4)):
+        weight = reaction.to_tensor()
+        expected = torch.einsum("kij,bi,bj->bk", symmetrise(weight).double(), x.double(), y.double())
+        plain = lambda v, w=weight: torch.einsum("kij,bi,bj->bk", w, v, v)  # noqa: E731
+        for met in (polarise(reaction, x, y), polarise(plain, x, y)):
+            torch.testing.assert_close(met.double() / size, expected / size, rtol=1e-5, atol=1e-6)
+
+
+def test_the_rational_map_of_nothing_and_of_many_steps():
+    assert rational_map(torch.zeros(2, 3), torch.square, 3, 1.0).tolist() == [[0, 0, 0]] * 2
+    reaction, x = dense_reaction(64).float(), concentrations(3, 64).float()
+    far = rational_map(x, reaction, 40, 1.0)
+    torch.testing.assert_close(far, run(x, reaction, 40, 0.0, 1.0), rtol=1e-5, atol=1e-6)
+    x.requires_grad_()
+    slopes = torch.autograd.grad(rational_map(x, reaction, 5, 1.0)[0, 0], x)[0]
+    expected = torch.autograd.grad(run(x, reaction, 5, 0.0, 1.0)[0, 0], x)[0]
+    torch.testing.assert_close(slopes - slopes.mean(), expected - expected.mean(), rtol=1e-2, atol=1e-5)

@@ -204,3 +204,19 @@ def test_bad_arguments_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_no_rows_and_no_cells() -> None:
+    assert on_each_cell(react, torch.zeros(0, 3, 4)).shape == (0, 3, 4)
+    assert on_each_cell(react, torch.zeros(2, 3, 0)).shape == (2, 3, 0)
+    assert reaction_diffusion(react, torch.zeros(0, 3, 35), [0.1] * 3, GRID, 2).shape == (0, 3, 35)
+    model = CellularCSOS(12, 8, 2)
+    assert model(torch.zeros(0, 784)).shape == (0, 10)
+    assert model.trajectory(torch.zeros(0, 784)).shape == (3, 0, 12, 144)
+
+
+def test_export_takes_any_number_of_images() -> None:
+    model, batch = CellularCSOS(12, 8, 2), torch.export.Dim("batch", min=1)
+    program = torch.export.export(model, (torch.rand(3, 784),), dynamic_shapes=({0: batch},))
+    images = torch.rand(5, 784)
+    torch.testing.assert_close(program.module()(images), model(images))

@@ -21,7 +21,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COLAB = ("torch", "torchvision", "numpy", "matplotlib", "ipywidgets", "ipykernel", "nbclient")
+COLAB = (
+    *("torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib"),
+    *("tqdm", "ipywidgets", "ipykernel", "nbclient"),
+)
 STUB = """
 import sys, types
 sys.modules["google.colab"] = types.ModuleType("google.colab")
@@ -95,7 +98,7 @@ def new_environment(folder: Path) -> Path:
     print("== an environment with what Colab has:", *COLAB)
     command(sys.executable, "-m", "venv", folder)
     python = folder / "bin" / "python"
-    if all(importlib.util.find_spec(name) for name in COLAB):
+    if all(importlib.util.find_spec(name.replace("scikit-learn", "sklearn")) for name in COLAB):
         query = "import sysconfig; print(sysconfig.get_path('purelib'))"
         site = subprocess.run([python, "-c", query], check=True, capture_output=True, text=True).stdout
         linked(COLAB, Path(site.strip()))

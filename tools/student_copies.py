@@ -1,8 +1,8 @@
-"""Write the chapters without their solutions, for a class.
+"""Write the chapters without their solutions and answers, for a class.
 
     python tools/student_copies.py [FOLDER]    FOLDER is student/ unless given
 
-Only the cells tagged "solution" are left out; everything else is the chapter as it is.
+Only the cells tagged "solution" and "answers" (with which a chapter tries its checkers) are left out.
 """
 
 import sys
@@ -12,12 +12,13 @@ from typing import Any
 import nbformat
 
 ROOT = Path(__file__).parent.parent
+LEFT_OUT = {"solution", "answers"}
 
 
 def without_solutions(notebook: Any) -> Any:
-    """A copy of the notebook without the cells tagged "solution"."""
+    """A copy of the notebook without the cells tagged with one of LEFT_OUT."""
     copy = nbformat.from_dict(notebook)
-    copy.cells = [cell for cell in copy.cells if "solution" not in cell.metadata.get("tags", [])]
+    copy.cells = [cell for cell in copy.cells if not LEFT_OUT & set(cell.metadata.get("tags", []))]
     return copy
 
 

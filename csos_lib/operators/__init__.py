@@ -13,7 +13,7 @@ from csos_lib.operators.algebraic import gate, power, ratio, rational
 from csos_lib.operators.bank import Bank
 from csos_lib.operators.diffusion import derivative, diffuse, edges, gaussian_blur, laplacian
 from csos_lib.operators.drawing import draw
-from csos_lib.operators.expressions import Expression, h
+from csos_lib.operators.expressions import Expression, h, primitive
 from csos_lib.operators.inner import (
     anchors,
     closeness,
@@ -94,6 +94,7 @@ __all__ = [
     "phases",
     "points",
     "power",
+    "primitive",
     "prototypes",
     "random_fourier_features",
     "ratio",

@@ -1,13 +1,15 @@
 """Many operators as one graph, in which equal subexpressions are one node."""
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
-from csos_lib.operators.expressions import CONTINUOUS, Expression, Value, distinct, h
+from csos_lib._modules import Derived, Recorded, autocasts
+from csos_lib.operators.expressions import Expression, Value, distinct, h
 from csos_lib.operators.inner import NORMS, rms, rms_scale
 
 if TYPE_CHECKING:
@@ -52,11 +54,12 @@ class Cost(NamedTuple):
     products: int
 
 
-class Bank(nn.Module):
+class Bank(Derived, Recorded):
     """K operators h (B, d) -> (B, d) stored as one graph: whatever they have in common is computed once.
 
     `bank(h)` is all their answers, (K, B, d). While gradients are disabled, `bank(h, out=table)` writes them
-    into a table that is there already, which saves asking for memory in every call.
+    into a table that is there already, which saves asking for memory in every call. A bank that is called
+    many times is fastest compiled, `torch.compile(bank)`: chapter 21 has the table.
 
     Args:
         expressions: K formulas, at least one, each a function of `h` that gives (B, d).
@@ -95,18 +98,28 @@ class Bank(nn.Module):
         for f in operators:
             if h not in distinct([f]):
                 raise ValueError(f"every operator must be a function of h, got {f}")
-        self.dim = _dimension(self.nodes)
+        self.dim = _dimension(self.nodes, operators)
         self._fixed = {i: f"node_{i}" for i, node in enumerate(self.nodes) if not node.inputs and node != h}
-        for place, name in self._fixed.items():
-            fixed = self.nodes[place].primitive.function(**self._steps[place].arguments)
-            fixed = fixed.to(torch.get_default_device(), torch.get_default_dtype())
-            self.register_buffer(name, fixed, persistent=False)  # the formula is enough to make it again
+        self._register_derived()
         start = [cast(float, v) for _, _, v in self._continuous()] if learnable else []
         self.log_parameters = nn.Parameter(torch.tensor(start).log()) if start else None
 
+    def _derive(self) -> dict[str, Tensor]:
+        return {
+            name: self.nodes[place].primitive.function(**self._steps[place].arguments)
+            for place, name in self._fixed.items()
+        }
+
+    def _recipe(self) -> dict[str, Any]:
+        text = "".join(f.to_json() for f in self._operators)
+        formulas = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return {"operators": len(self), "formulas": formulas, "learnable": self.learnable}
+
     def _continuous(self) -> Iterator[tuple[int, str, Value]]:
         for place, node in enumerate(self.nodes):
-            yield from ((place, name, value) for name, value in node.parameters if name in CONTINUOUS)
+            yield from (
+                (place, name, value) for name, value in node.parameters if name in node.primitive.continuous
+            )
 
     def parameter_values(self) -> dict[tuple[int, str], Tensor]:
         """The learned values by node and name; empty if the bank is not learnable."""
@@ -116,29 +129,49 @@ class Bank(nn.Module):
         return {(place, name): x for (place, name, _), x in zip(self._continuous(), values, strict=True)}
 
     def stream(self, h: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Each operator's number and answer (B, d), as soon as it is known; a node is dropped once read."""
-        for operators, value, scale in self.factors(h):
+        """Each operator's number and answer (B, d), as soon as it is known; a node is dropped once read.
+
+        Each answer is a tensor of its own, which may be written to.
+        """
+        for operators, value, scale, shared in self._run(h):
             answer = value if scale is None else value * scale
-            yield from ((k, answer) for k in operators)
+            for place, k in enumerate(operators):
+                yield k, (answer.clone() if place or (shared and scale is None) else answer)
 
     def factors(self, h: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor | None]]:
         """As `stream`, with the last `rms` left to the reader: the answer is value (B, d) times scale (B, 1).
 
         Equal operators come together. The scale is None where the value is the answer.
         """
+        for operators, value, scale, _ in self._run(h):
+            yield operators, value, scale
+
+    def _run(self, h: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor | None, bool]]:
+        """As `factors`, and whether the value is read again later, or is not the bank's to give away."""
         constant = next(self.buffers(), self.log_parameters)
+        mixed = autocasts(h)
+        if mixed and constant is not None:
+            h = h.to(constant.dtype)
         _check.matrix("h", h, self.dim, None if constant is None else constant.dtype)
         learned = self.parameter_values()
         values: dict[int, Tensor] = {}
+
+        def compute(function: Callable[..., Tensor], *inputs: Tensor, **arguments: Any) -> Tensor:
+            if mixed:  # a wave of frequency 100 magnifies what rounding leaves of its angle
+                with torch.autocast(h.device.type, enabled=False):
+                    return function(*inputs, **arguments)
+            return function(*inputs, **arguments)
+
         for place, (node, arguments, reads, operators, done, last) in enumerate(self._steps):
             scale = None
             if learned:
                 arguments = {name: learned.get((place, name), x) for name, x in arguments.items()}
             if last:
                 value = values[reads[0]]
-                scale = rms_scale(value, **arguments)
+                scale = compute(rms_scale, value, **arguments)
             elif reads:
-                value = values[place] = node.primitive.function(*[values[i] for i in reads], **arguments)
+                inputs = [values[i] for i in reads]
+                value = values[place] = compute(node.primitive.function, *inputs, **arguments)
             else:
                 value = values[place] = self.get_buffer(self._fixed[place]) if place in self._fixed else h
             if operators and value.shape != h.shape:
@@ -148,7 +181,7 @@ class Bank(nn.Module):
             for i in done:
                 values.pop(i, None)
             if operators:
-                yield operators, value, scale
+                yield operators, value, scale, place in values or not reads
 
     def forward(self, h: Tensor, out: Tensor | None = None) -> Tensor:
         """The answers of all K operators.
@@ -166,9 +199,11 @@ class Bank(nn.Module):
 
         Chapter 21.
         """
-        _check.floating("h", h)
-        if out is None and (torch.is_grad_enabled() or self.learnable):
-            answers = dict(self.stream(h))
+        _check.matrix("h", h)
+        if out is None and (torch.is_grad_enabled() or self.learnable or torch.compiler.is_compiling()):
+            answers: dict[int, Tensor] = {}
+            for operators, value, scale in self.factors(h):
+                answers |= dict.fromkeys(operators, value if scale is None else value * scale)
             return torch.stack([answers[k] for k in range(len(self))])
         allowed = (len(self), *h.shape), h.dtype, h.device, False
         out = h.new_empty(allowed[0]) if out is None else out
@@ -258,7 +293,8 @@ def _kind(f: Expression) -> str:
 
 
 def _numbers(f: Expression) -> list[str]:
-    values = [v for node in distinct([f]) for k, v in node.parameters if k in CONTINUOUS]
+    nodes = distinct([f])
+    values = [v for node in nodes for k, v in node.parameters if k in node.primitive.continuous]
     return [f"{v:.3g}" for v in [*values, *(v for k, v in f.head.parameters if k == "degree")]]
 
 
@@ -269,14 +305,11 @@ def _depth_first(nodes: list[Expression]) -> list[Expression]:
         for child in node.inputs:
             readers.setdefault(child, []).append(node)
     order: dict[Expression, None] = {}
-
-    def follow(node: Expression) -> None:
+    waiting = nodes[::-1]
+    while waiting:
+        node = waiting.pop()
         order.update(dict.fromkeys(distinct([node])))  # what is there already stays where it is
-        for reader in readers.pop(node, ()):
-            follow(reader)
-
-    for node in nodes:
-        follow(node)
+        waiting += reversed(readers.pop(node, []))
     return list(order)
 
 
@@ -305,14 +338,29 @@ def _schedule(nodes: list[Expression], operators: list[Expression]) -> list[Step
     ]
 
 
-def _dimension(nodes: list[Expression]) -> int | None:
-    """d, which every fixed tensor and every grid of a formula must agree on."""
-    found = set()
+def _dimension(nodes: list[Expression], operators: list[Expression]) -> int | None:
+    """d, which the fixed tensors and grids of the formulas must agree on; None if nothing fixes it."""
+    found, possible = set[int](), set[int]()
     for parameters in (dict(node.parameters) for node in nodes):
-        found.add(parameters.get("dim"))
-        if isinstance(grid := parameters.get("grid"), tuple):
-            found.add(grid[0] * grid[1])
-    found.discard(None)
-    if len(found) > 1:
-        raise ValueError(f"all operators must have the same dim, got {sorted(map(str, found))}")
-    return cast(int | None, found.pop() if found else None)
+        grid = parameters.get("grid")
+        places = [parameters.get("dim"), grid[0] * grid[1] if isinstance(grid, tuple) else None]
+        found |= {d for d in places if isinstance(d, int)}
+        possible |= {d for d in (*places, parameters.get("rows")) if isinstance(d, int)}
+    if len(found) > 1:  # maps between rows of several lengths: d is what goes in and comes out
+        fitting = {d for d in possible if _fits(nodes, operators, d)}
+        if len(fitting) != 1:
+            raise ValueError(f"all operators must have the same dim, got {sorted(found)}")
+        found = fitting
+    return found.pop() if found else None
+
+
+def _fits(nodes: list[Expression], operators: list[Expression], dim: int) -> bool:
+    values = {h: torch.empty(2, dim, device="meta")}
+    try:
+        for node in nodes:
+            if node is not h:
+                inputs = [values[x] for x in node.inputs]
+                values[node] = node.primitive.function(*inputs, **dict(node.parameters)).to("meta")
+    except (RuntimeError, ValueError):
+        return False
+    return all(values[f].shape == (2, dim) for f in operators)

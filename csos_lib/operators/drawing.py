@@ -32,6 +32,9 @@ def draw(expressions: Sequence[Expression], ax: "Axes | None" = None) -> "Axes":
     Returns:
         The axes.
 
+    Raises:
+        ImportError: matplotlib is not installed.
+
     Source: Sugiyama, Tagawa & Toda (1981), layers ordered by the mean place of their neighbours. Chapter 13.
     """
     nodes = distinct(expressions)
@@ -45,8 +48,10 @@ def draw(expressions: Sequence[Expression], ax: "Axes | None" = None) -> "Axes":
     height = _order(layers, nodes)
     if ax is None:
         size = (1.9 * len(layers), 0.5 * max(map(len, layers)) + 0.6)
-        import matplotlib.pyplot as plt  # not at the top: `import csos_lib` takes long enough without it
-
+        try:
+            import matplotlib.pyplot as plt  # not at the top: `import csos_lib` takes long enough without it
+        except ImportError as error:
+            raise ImportError('drawing needs matplotlib: pip install "csos_lib[plots]"') from error
         ax = plt.subplots(figsize=size, layout="constrained")[1]
     for node in nodes:
         for child in node.inputs:

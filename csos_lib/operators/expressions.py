@@ -15,19 +15,18 @@ True
 import functools
 import inspect
 import json
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, NamedTuple, ParamSpec, Protocol, Self, TypeVar, cast, get_type_hints, overload
+from weakref import WeakValueDictionary
 
 from torch import Tensor
 
 from csos_lib import _check
 
 Value = int | float | tuple[int, int] | None
-CONTINUOUS = ("scale", "tau", "sigma", "alpha")
-"""The names of the continuous parameters, memo 2's s, tau, sigma and alpha: all positive, all learnable."""
-
 BINDINGS = ("sum", "product", "power", "atom")
 
 
@@ -43,10 +42,15 @@ class Term(NamedTuple):
 
 
 class Primitive(NamedTuple):
-    """A function, the names of its tensors, and how to print it; family None marks the inner primitives."""
+    """A function, the names of its arguments, and how to print it; family None marks the inner primitives.
+
+    Its continuous parameters, memo 2's s, tau, sigma and alpha among them, are positive and can be learned.
+    """
 
     function: Callable[..., Tensor]
     inputs: tuple[str, ...]
+    parameters: tuple[str, ...]
+    continuous: frozenset[str]
     defaults: dict[str, Value]
     family: str | None
     template: str | None
@@ -56,30 +60,41 @@ class Primitive(NamedTuple):
 PRIMITIVES: dict[str, Primitive] = {}
 
 
-@dataclass(frozen=True, repr=False)
+_MADE: WeakValueDictionary[tuple[Any, ...], "Expression"] = WeakValueDictionary()
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, repr=False, eq=False)
 class Expression:
-    """One primitive applied to expressions: hashable, equal when the formulas are equal, never changed.
+    """One primitive applied to expressions, never changed. Equal formulas are one and the same object.
 
     Attributes:
         name: the primitive, a key of PRIMITIVES.
         inputs: the expressions it is applied to.
         parameters: its other arguments, as pairs (name, value) in the order of its signature.
 
-    Chapter 13, :eq:`eq-contract`.
+    Source: hash-consing, Ershov (1958). Chapter 13, :eq:`eq-contract`.
     """
 
     name: str
     inputs: tuple["Expression", ...] = ()
     parameters: tuple[tuple[str, Value], ...] = ()
 
-    def __post_init__(self) -> None:  # a tree's hash is asked for again and again: work it out once
-        object.__setattr__(self, "_hash", hash((self.name, self.inputs, self.parameters)))
+    def __new__(
+        cls, name: str, inputs: tuple["Expression", ...] = (), parameters: tuple[tuple[str, Value], ...] = ()
+    ) -> Self:
+        key = name, inputs, parameters
+        with _LOCK:
+            there = _MADE.get(key)
+            if there is None:
+                there = _MADE[key] = super().__new__(cls)
+        return cast(Self, there)
 
-    def __hash__(self) -> int:
-        return cast(int, self.__dict__["_hash"])
+    def __reduce__(self) -> tuple[Any, ...]:  # as text, in which no depth is too deep
+        return Expression.from_json, (self.to_json(),)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # hashes of strings differ between processes
-        return Expression, (self.name, self.inputs, self.parameters)
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
 
     def __add__(self, other: "Expression") -> "Expression":
         if not isinstance(other, Expression):
@@ -125,16 +140,22 @@ class Expression:
     @property
     def head(self) -> "Expression":
         """The outermost subexpression whose primitive has a family, or the expression itself."""
-        queue = deque([self])
+        queue, seen = deque([self]), {self}
         while queue:
             node = queue.popleft()
             if node.primitive.family is not None:
                 return node
-            queue.extend(node.inputs)
+            for child in node.inputs:
+                if child not in seen:
+                    seen.add(child)
+                    queue.append(child)
         return self
 
     def __str__(self) -> str:
-        return self.format(*map(str, self.inputs))
+        texts: dict[Expression, str] = {}
+        for node in distinct([self]):
+            texts[node] = node.format(*[texts[x] for x in node.inputs])
+        return texts[self]
 
     __repr__ = __str__
 
@@ -168,22 +189,21 @@ class Expression:
                 values = {k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()}
                 nodes.append(_node(name, tuple(nodes[place] for place in places), values))
             return nodes[-1]
-        except (ValueError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
             raise ValueError(f"text must be what Expression.to_json wrote: {error}") from error
 
 
 def distinct(expressions: Iterable[Expression]) -> list[Expression]:
     """All subexpressions, equal ones once, each after its inputs. Chapter 21, :eq:`eq-written`."""
     order: dict[Expression, None] = {}
-
-    def visit(node: Expression) -> None:
-        if node not in order:
-            for child in node.inputs:
-                visit(child)
-            order[node] = None
-
     for expression in expressions:
-        visit(expression)
+        stack = [expression]
+        while stack:  # no recursion: a formula may be deeper than Python's stack
+            node = stack[-1]
+            if node in order or all(child in order for child in node.inputs):
+                order[stack.pop()] = None
+            else:
+                stack += [child for child in reversed(node.inputs) if child not in order]
     return list(order)
 
 
@@ -205,36 +225,53 @@ class Dual(Protocol[Arguments]):
 def primitive(
     family: str | None = None, template: str | None = None, binding: str = "atom"
 ) -> Callable[[Callable[Arguments, Tensor]], Dual[Arguments]]:
-    """Make a function of tensors a primitive.
+    """Make a function of tensors a primitive, of the library's own or of yours.
 
     Args:
-        family: one of the six families, or None for an inner primitive.
+        family: one of the six families, a name of your own, or None for an inner primitive.
         template: its formula, inputs by number and parameters by name; None prints it as a call.
         binding: how tightly its formula binds: "sum", "product", "power" or "atom".
 
     Returns:
-        A decorator. Arguments annotated `Tensor` become the inputs, all others the parameters.
+        A decorator. Arguments annotated `Tensor` become the inputs, all others the parameters. Those that are
+        annotated `float | Tensor` are continuous: positive, and learned by a learnable bank.
+
+    Raises:
+        ValueError: the name of the decorated function is that of a primitive of another module.
+
+    Chapter 13.
+
+    >>> @primitive("mine")
+    ... def soften(x: Tensor, beta: float | Tensor) -> Tensor:
+    ...     return x / (beta + x.abs())
+    >>> print(soften(h, beta=0.5))
+    soften(h, beta=0.5)
     """
 
     def decorate(function: Callable[Arguments, Tensor]) -> Dual[Arguments]:
-        signature = inspect.signature(function)
-        inputs = tuple(k for k, p in signature.parameters.items() if p.annotation is Tensor)
+        signature, hints = inspect.signature(function), get_type_hints(function)
+        inputs = tuple(k for k in signature.parameters if hints.get(k) is Tensor)
+        parameters = tuple(k for k in signature.parameters if k not in inputs)
+        continuous = frozenset(k for k in parameters if hints.get(k) == float | Tensor)
         defaults = {k: p.default for k, p in signature.parameters.items() if p.default is not p.empty}
         name = function.__name__
-        PRIMITIVES[name] = Primitive(function, inputs, defaults, family, template, binding)
+        if (known := PRIMITIVES.get(name)) and known.function.__module__ != function.__module__:
+            raise ValueError(f"a primitive must have a name of its own, and {name!r} is there already")
+        PRIMITIVES[name] = Primitive(
+            function, inputs, parameters, continuous, defaults, family, template, binding
+        )
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             tensors = tuple(bound.arguments[k] for k in inputs)
-            parameters = {k: v for k, v in bound.arguments.items() if k not in inputs}
+            values = {k: v for k, v in bound.arguments.items() if k not in inputs}
             if any(isinstance(x, Expression) for x in tensors) or not inputs:
-                return _node(name, tensors, parameters)
+                return _node(name, tensors, values)
             for key, x in zip(inputs, tensors, strict=True):
                 _check.floating(key, x)
-            check_parameters(parameters)
-            return function(*bound.args, **bound.kwargs)
+            return function(*tensors, **check_parameters(name, values))
 
         return cast(Dual[Arguments], call)
 
@@ -246,42 +283,63 @@ def source(template: str) -> Callable[[Callable[Arguments, Tensor]], Callable[Ar
     return cast(Any, primitive(None, template))
 
 
-def check_parameters(parameters: dict[str, Any]) -> None:
-    """Parameters mean the same wherever they occur, so they are checked by name."""
-    for name, value in parameters.items():
-        if name in CONTINUOUS or name == "eps":
-            _check.number(name, value, 0, above=True)
-        elif name == "level":
-            _check.number(name, value, 0, 1)
-        elif name == "grid":
-            if value is not None and (not isinstance(value, tuple) or len(value) != 2):
-                raise ValueError(f"grid must be None or a pair (height, width), got {value!r}")
-            for side in value or ():
-                _check.integer("grid", side, 1)
-        elif value is not None or name != "rows":
-            low = {"seed": 0, "axis": 0, "degree": 2}.get(name, 1)
-            _check.integer(name, value, low)
-            if name == "window" and value % 2 == 0:
-                raise ValueError(f"window must be odd, got {value!r}")
-            if name == "axis" and value > 1:
-                raise ValueError(f"axis must be 0 or 1, got {value!r}")
+_LEAST = {"seed": 0, "axis": 0, "degree": 2} | dict.fromkeys(
+    ("dim", "count", "rows", "window", "radius", "iterations"), 1
+)
+"""What a whole number of the library's own primitives must be at least; those of others may be any."""
+
+
+def check_parameters(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a primitive as plain numbers, each checked by what its name or annotation says."""
+    primitive = PRIMITIVES[name]
+    optional = {k for k, v in primitive.defaults.items() if v is None}
+    return {
+        k: None if v is None and k in optional else _check_parameter(k, v, k in primitive.continuous)
+        for k, v in values.items()
+    }
+
+
+def _check_parameter(name: str, value: Any, continuous: bool) -> Any:
+    if continuous:
+        value = _check.number(name, value, 0, above=True)
+        return value if isinstance(value, Tensor) else float(value)
+    if name == "eps":
+        return _check.number(name, value, 0, above=True)
+    if name == "level":
+        return _check.number(name, value, 0, 1)
+    if name == "grid":
+        return check_grid(value)
+    if name in _LEAST:
+        value = _check.integer(name, value, _LEAST[name])
+        if name == "window" and value % 2 == 0:
+            raise ValueError(f"window must be odd, got {value!r}")
+        if name == "axis" and value > 1:
+            raise ValueError(f"axis must be 0 or 1, got {value!r}")
+        return value
+    return _check.number(name, value)
+
+
+def check_grid(grid: Any) -> tuple[int, int] | None:
+    """(height, width), each at least 1, or None."""
+    if grid is None:
+        return None
+    if not isinstance(grid, tuple) or len(grid) != 2:
+        raise ValueError(f"grid must be None or a pair (height, width), got {grid!r}")
+    return _check.integer("grid", grid[0], 1), _check.integer("grid", grid[1], 1)
 
 
 def _node(name: str, inputs: tuple[Any, ...], parameters: dict[str, Any] | None = None) -> Expression:
     primitive, values = PRIMITIVES[name], {**PRIMITIVES[name].defaults, **(parameters or {})}
     if len(inputs) != len(primitive.inputs) or not all(isinstance(x, Expression) for x in inputs):
         raise ValueError(f"{name} must be given expressions for {primitive.inputs}, got {inputs!r}")
-    expected = [k for k in inspect.signature(primitive.function).parameters if k not in primitive.inputs]
-    if set(values) != set(expected):
-        raise ValueError(f"{name} must have the parameters {expected}, got {list(values)}")
+    if set(values) != set(primitive.parameters):
+        raise ValueError(f"{name} must have the parameters {primitive.parameters}, got {list(values)}")
     if any(isinstance(value, Tensor) for value in values.values()):
         raise ValueError(
             f"an expression holds numbers, which Bank(learnable=True) learns; {name} got a tensor in {values}"
         )
-    check_parameters(values)
-    return Expression(
-        name, inputs, tuple((k, float(values[k]) if k in CONTINUOUS else values[k]) for k in expected)
-    )
+    values = check_parameters(name, values)
+    return Expression(name, inputs, tuple((k, values[k]) for k in primitive.parameters))
 
 
 def _show(value: Value) -> str:

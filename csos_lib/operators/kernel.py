@@ -12,6 +12,9 @@ from csos_lib.operators.inner import closeness
 def squared_distance(h: Tensor, points: Tensor) -> Tensor:
     """|h - c|^2 / d for every row and every point, squared because a root has no slope at zero.
 
+    It is |h|^2 - 2 h c + |c|^2, one matrix product, around the mean of the points: what rounding leaves out
+    is small beside the squared distances to that mean, however far from zero all of them lie.
+
     Args:
         h: rows (B, d).
         points: reference rows (J, d); `h` itself compares the rows of the batch with each other.
@@ -29,6 +32,9 @@ def squared_distance(h: Tensor, points: Tensor) -> Tensor:
     """
     _check.matrix("points", points)
     _check.rows("h", h, points.shape[1])
+    # The distance is the same around any point, and so are its slopes: the mean may be held fixed.
+    centre = points.detach().mean(0)
+    h, points = h - centre, points - centre
     squares = h.square().sum(-1, keepdim=True) + points.square().sum(-1)
     # Rounding can leave a small negative number; exp(-D / sigma^2) must not see it magnified.
     return (squares - 2 * (h @ points.T)).clamp(min=0) / h.shape[-1]

@@ -1,9 +1,12 @@
 """Soft mixing: every operator always speaks, with a weight that is learned."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
+from csos_lib._modules import Recorded, autocasts, has_hooks
 from csos_lib.operators.axes import Grid
 from csos_lib.operators.bank import Bank
 from csos_lib.operators.inner import rms
@@ -12,6 +15,8 @@ from csos_lib.operators.library import mini_library
 
 def mix(bank: Bank, h: Tensor, weights: Tensor) -> Tensor:
     """sum_k weights_k f_k(h), added up as the operators answer, so that (K, B, d) never exists.
+
+    A bank with hooks is called instead, so that they see its answers.
 
     Args:
         bank: K operators.
@@ -30,6 +35,8 @@ def mix(bank: Bank, h: Tensor, weights: Tensor) -> Tensor:
     if weights.shape not in ((len(bank),), (h.shape[0], len(bank))):
         count = len(bank)
         raise ValueError(f"weights must have shape ({count},) or (B, {count}), got {tuple(weights.shape)}")
+    if has_hooks(bank):
+        return torch.einsum("kbd,bk->bd" if weights.ndim == 2 else "kbd,k->bd", bank(h), weights)
     columns = weights.unsqueeze(-2).unbind(-1)  # (1,) or (B, 1) each
     y: Tensor | None = None
     for operators, value, scale in bank.factors(h):
@@ -40,7 +47,7 @@ def mix(bank: Bank, h: Tensor, weights: Tensor) -> Tensor:
     return y
 
 
-class Mixture(nn.Module):
+class Mixture(Recorded):
     """A soft choice among operators: y = sum_k pi_k Norm(f_k(h)), pi = softmax(logits / temperature).
 
     Args:
@@ -66,8 +73,8 @@ class Mixture(nn.Module):
         super().__init__()
         if not isinstance(bank, Bank):
             raise ValueError(f"bank must be a Bank, got {type(bank).__name__}")
-        _check.number("temperature", temperature, 0, above=True)
-        self.bank, self.temperature, self.residual = bank, temperature, residual
+        self.temperature = _check.number("temperature", temperature, 0, above=True)
+        self.bank, self.residual = bank, residual
         self.logits = nn.Parameter(torch.zeros(len(bank)))
 
     @property
@@ -78,6 +85,9 @@ class Mixture(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         y = mix(self.bank, h, self.weights)
         return h + y if self.residual else y
+
+    def _recipe(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, "residual": self.residual}
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, residual={self.residual}"
@@ -97,9 +107,11 @@ class OperatorNet(nn.Module):
         learnable: learn the operators' continuous parameters too.
         temperature: of every mixture, above 0; low, because the weights move by steps of lr / temperature and
             are to be chosen while the matrices are learned.
+        inputs: how many numbers a row has before the stem, at least 1.
+        classes: how many classes there are, at least 1.
 
     Raises:
-        ValueError: an argument is out of range, or images are not (B, 784) of the dtype of the model.
+        ValueError: an argument is out of range, or images are not (B, inputs) of the dtype of the model.
 
     Source: memo 2; He et al. (2016), residual blocks. Chapter 13.
 
@@ -116,14 +128,15 @@ class OperatorNet(nn.Module):
         doublings: int = 0,
         learnable: bool = False,
         temperature: float = 0.02,
+        *,
+        inputs: int = 784,
+        classes: int = 10,
     ) -> None:
         super().__init__()
-        _check.integer("dim", dim, 2)
-        _check.integer("blocks", blocks, 0)
-        _check.integer("seed", seed, 0)
+        dim, blocks = _check.integer("dim", dim, 2), _check.integer("blocks", blocks, 0)
+        seed, doublings = _check.integer("seed", seed, 0), _check.integer("doublings", doublings, 0)
         _check.number("temperature", temperature, 0, above=True)
-        _check.integer("doublings", doublings, 0)
-        self.stem = nn.Linear(784, dim)
+        self.stem = nn.Linear(_check.integer("inputs", inputs, 1), dim)
         self.mixtures = nn.ModuleList()
         for block in range(blocks):
             bank = mini_library(dim, seed + block, grid, learnable)
@@ -131,11 +144,14 @@ class OperatorNet(nn.Module):
                 bank = bank.doubled()
             self.mixtures.append(Mixture(bank, temperature))
         self.maps = nn.ModuleList(nn.Linear(dim, dim) for _ in range(blocks))
-        self.head = nn.Linear(dim, 10)
+        self.head = nn.Linear(dim, _check.integer("classes", classes, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        _check.matrix("images", images, 784, self.stem.weight.dtype)
-        x = self.stem(images)
+        """Log-probabilities (B, classes) of images (B, inputs)."""
+        dtype = self.stem.weight.dtype
+        images = images.to(dtype) if autocasts(images) else images
+        _check.matrix("images", images, self.stem.in_features, dtype)
+        x = self.stem(images).to(dtype)  # autocast is for the linear maps alone
         for mixture, linear in zip(self.mixtures, self.maps, strict=True):
             x = x + linear(mixture(rms(x)))
-        return torch.log_softmax(self.head(rms(x)), -1)
+        return torch.log_softmax(self.head(rms(x)).to(dtype), -1)

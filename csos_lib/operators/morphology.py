@@ -1,6 +1,7 @@
 """Family 6, soft maxima: log-sum-exp instead of max, over a row or over the window around each place."""
 
 import functools
+import math
 
 import torch
 from torch import Tensor
@@ -31,7 +32,9 @@ def lse(x: Tensor, tau: float | Tensor, dim: int = -1) -> Tensor:
     """
     _check.floating("x", x)
     _check.number("tau", tau, 0, above=True)
-    return tau * torch.logsumexp(x / tau, dim)
+    top = x.detach().amax(dim, keepdim=True) if x.shape[dim] else x.new_zeros(())
+    top = top.where(top.isfinite(), 0)  # relative to the largest entry no rounding can go below it
+    return (top + tau * torch.logsumexp((x - top) / tau, dim, keepdim=True)).squeeze(dim)
 
 
 @primitive("morphology")
@@ -58,12 +61,16 @@ def dilate(h: Tensor, tau: float | Tensor, window: int = 3, grid: Grid = None) -
 def _window_lse(x: Tensor, tau: float | Tensor, window: int) -> Tensor:
     if window == 1:
         return x
-    padded = pad(x, window // 2) / tau
-    shifted = [padded[..., k : k + x.shape[-1]] for k in range(window)]
+    padded = pad(x, window // 2)
+
+    def shifted(rows: Tensor) -> list[Tensor]:
+        return [rows[..., k : k + x.shape[-1]] for k in range(window)]
+
     # whole rows at a time: three times as fast as logsumexp over short windows
-    top = functools.reduce(torch.maximum, [y.detach() for y in shifted])
-    total = functools.reduce(torch.add, [(y - top).exp() for y in shifted])
-    return (top + total.log()) * tau
+    top = functools.reduce(torch.maximum, shifted(padded.detach()))
+    scaled = top / tau
+    total = functools.reduce(torch.add, [(y - scaled).exp() for y in shifted(padded / tau)])
+    return top + total.log() * tau  # total is at least 1
 
 
 def erode(h: T, tau: float, window: int = 3, grid: Grid = None) -> T:
@@ -86,6 +93,9 @@ def erode(h: T, tau: float, window: int = 3, grid: Grid = None) -> T:
 def opening(h: T, tau: float, window: int = 3, grid: Grid = None) -> T:
     """Erode, then dilate: bright spots narrower than the window go. The arguments are those of :func:`erode`.
 
+    The row goes on as its mirror image, so a spot that touches the border is twice as wide: there spots of at
+    most half the window go, those of window // 2 places, and wider ones stay.
+
     Source: Serra (1982). Chapter 19, :eq:`eq-opening`.
     """
     return dilate(erode(h, tau, window, grid), tau, window=window, grid=grid)
@@ -93,6 +103,8 @@ def opening(h: T, tau: float, window: int = 3, grid: Grid = None) -> T:
 
 def closing(h: T, tau: float, window: int = 3, grid: Grid = None) -> T:
     """Dilate, then erode: dark gaps narrower than the window go. The arguments are those of :func:`erode`.
+
+    At the border only gaps of at most window // 2 places go, as for :func:`opening`.
 
     Source: Serra (1982). Chapter 19, :eq:`eq-opening`.
     """
@@ -105,17 +117,20 @@ def soft_quantile(
 ) -> Tensor:
     """A soft quantile of the window around each place: its values, weighted by their distance to it.
 
+    Where the level falls between two values, each of the two is blurred so, and what comes is interpolated.
+
     Args:
         h: rows (B, d).
         tau: the temperature, above 0; as it grows the answer becomes the mean of the window.
-        level: 0 is the minimum, 1/2 the median, 1 the maximum; between values it interpolates.
+        level: 0 is the minimum, 1/2 the median, 1 the maximum; between values it interpolates, so that of n
+            sorted values it reads place level (n - 1).
         window: its length, odd; on a grid the window is a square.
         grid: (height, width), or None.
 
     Returns:
         (B, d), inside the range of each window.
 
-    Source: Prillo & Eisenschlos (2020), one row of SoftSort. Chapter 19, :eq:`eq-soft-quantile`.
+    Source: Prillo & Eisenschlos (2020), rows of SoftSort. Chapter 19, :eq:`eq-soft-quantile`.
 
     >>> soft_quantile(torch.tensor([[1.0, 9.0, 2.0, 3.0]]), tau=0.01)
     tensor([[1., 2., 3., 3.]])
@@ -130,6 +145,10 @@ def soft_quantile(
         values = padded.unfold(-2, window, 1).unfold(-2, window, 1).flatten(-2).flatten(-3, -2)
     values = values.sort(dim=-1).values
     place = level * (values.shape[-1] - 1)
-    below = min(int(place), values.shape[-1] - 2)
-    quantile = torch.lerp(values[..., below], values[..., below + 1], place - below).unsqueeze(-1)
-    return (torch.softmax((values - quantile).abs() / -tau, -1) * values).sum(-1)
+    below, above = math.floor(place), math.ceil(place)
+
+    def blurred(rank: int) -> Tensor:
+        offsets = values - values[..., rank, None]
+        return values[..., rank] + (torch.softmax(offsets.abs() / -tau, -1) * offsets).sum(-1)
+
+    return blurred(below) if below == above else torch.lerp(blurred(below), blurred(above), place - below)

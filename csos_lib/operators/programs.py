@@ -20,7 +20,7 @@ import torch
 from csos_lib import _check
 from csos_lib.operators import algebraic, diffusion, inner, kernel, morphology, sorting, spectral
 from csos_lib.operators.axes import Grid
-from csos_lib.operators.expressions import Expression, check_parameters, distinct, h
+from csos_lib.operators.expressions import Expression, check_grid, distinct, h
 from csos_lib.operators.inner import NORMS, layer_norm, rms
 from csos_lib.operators.library import MEMORY
 
@@ -217,7 +217,7 @@ def draw_programs(
         raise ValueError(f"depths must be a sequence of at least one integer, got {depths!r}")
     for depth in depths:
         _check.integer("depths", depth, 1)
-    check_parameters({"grid": grid})
+    grid = check_grid(grid)
     if grid is not None and grid[0] * grid[1] != dim:
         raise ValueError(f"grid must have dim = {dim} places, got {grid}")
     for family, share in families.items():
@@ -270,7 +270,8 @@ def sample_programs(
     - has a dead gradient: half of the rows move a random projection of y by slopes of a size below 0.001;
     - repeats: its correlation with the answer of an earlier program is above 0.999 or below -0.999.
 
-    About one draw in ten is; :func:`draw_programs` tells which and why, and lets the families be chosen.
+    Of a hundred draws 5 to 11 are, on a grid 8 to 14; :func:`draw_programs` tells which and why, and lets the
+    families be chosen.
 
     Args:
         count: K, how many, at least 1.

@@ -1,18 +1,20 @@
 """The two memos joined: a reaction whose molecules are the operators of a bank."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
+from csos_lib._modules import Recorded, autocasts
 from csos_lib.dynamics import iterate, mirror_step
 from csos_lib.operators.bank import Bank
 from csos_lib.operators.mixture import mix
 from csos_lib.reactions import CPReaction
 
 
-class ReactionMixture(nn.Module):
+class ReactionMixture(Recorded):
     """A soft choice among operators that each row makes by a reaction: molecule k is operator k.
 
     x_0 = softmax(h A^T + b), T mirror steps of a CP reaction give x_T, and y = sum_k (x_T)_k Norm(f_k(h)).
@@ -46,10 +48,9 @@ class ReactionMixture(nn.Module):
         super().__init__()
         if not isinstance(bank, Bank) or bank.dim is None:
             raise ValueError(f"bank must be a Bank in which something fixes d, got {bank!r}")
-        _check.integer("steps", steps, 0)
-        _check.number("decay", decay, 0, 1, below=True)
-        _check.number("alpha", alpha, 0)
-        self.bank, self.steps, self.decay, self.alpha = bank, steps, decay, alpha
+        self.bank, self.steps = bank, _check.integer("steps", steps, 0)
+        self.decay = _check.number("decay", decay, 0, 1, below=True)
+        self.alpha = _check.number("alpha", alpha, 0)
         self.encoder = nn.Linear(bank.dim, len(bank))
         self.reaction = CPReaction(len(bank), rank)
 
@@ -67,9 +68,14 @@ class ReactionMixture(nn.Module):
         return mix(self.bank, h, self.weights(h))
 
     def _log_states(self, h: Tensor) -> Iterator[Tensor]:
-        _check.matrix("h", h, self.encoder.in_features, self.encoder.weight.dtype)
-        log_x = self.encoder(h).log_softmax(1)
+        dtype = self.encoder.weight.dtype
+        h = h.to(dtype) if autocasts(h) else h
+        _check.matrix("h", h, self.encoder.in_features, dtype)
+        log_x = self.encoder(h).to(dtype).log_softmax(1)
         return iterate(log_x, mirror_step, self.reaction, self.steps, self.decay, self.alpha)
+
+    def _recipe(self) -> dict[str, Any]:
+        return {"steps": self.steps, "decay": self.decay, "alpha": self.alpha}
 
     def extra_repr(self) -> str:
         return f"steps={self.steps}, decay={self.decay}, alpha={self.alpha}"

@@ -58,14 +58,16 @@ class RunningSum(torch.autograd.Function):
     """y_i = x_i + f_i y_(i-1) along the first axis, y_(-1) = 0, in about 2 sqrt n steps instead of n.
 
     First all blocks of sqrt n places go their steps side by side, then each block gets what the one before
-    it ends in. The gradient is another such sum, from the end to the beginning.
+    it ends in. The gradient is another such sum, from the end to the beginning; so is the tangent, from the
+    beginning on. (torch itself drops forward mode inside forward mode of such a function: its outer tangent
+    is 0. Second derivatives come from `torch.func.hessian`, or from reverse mode twice.)
 
     Source: Blelloch (1990), first-order recurrences.
     """
 
     @staticmethod
     def forward(x: Tensor, factors: Tensor) -> Tensor:
-        n, size = len(x), math.isqrt(len(x))
+        n, size = len(x), max(1, math.isqrt(len(x)))
         blocks = -(-n // size)
         whole = [torch.cat([z, z.new_zeros(blocks * size - n, *z.shape[1:])]) for z in (x, factors)]
         sums, decay = (z.unflatten(0, (blocks, size)) for z in whole)
@@ -81,13 +83,18 @@ class RunningSum(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[1], output)
+        ctx.save_for_forward(inputs[1], output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         factors, y = ctx.saved_tensors
         back = RunningSum.apply(gradients[0].flip(0), factors.flip(0).roll(1, 0)).flip(0)
-        before = torch.cat([torch.zeros_like(y[:1]), y[:-1]])
-        return back, (back * before).sum_to_size(factors.shape)
+        return back, (back * _before(y)).sum_to_size(factors.shape)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        factors, y = ctx.saved_tensors
+        return RunningSum.apply(tangents[0] + tangents[1] * _before(y), factors)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Tensor) -> tuple[Tensor, int]:
@@ -95,6 +102,29 @@ class RunningSum(torch.autograd.Function):
         moved = [x.unsqueeze(-1) if k is None else x.movedim(k, -1) for x, k in places]
         shape = torch.broadcast_shapes(*(x.shape for x in moved))
         return RunningSum.apply(moved[0].expand(shape), moved[1]), -1
+
+
+def _before(y: Tensor) -> Tensor:
+    """What stands one place before, 0 before the first."""
+    return torch.cat([torch.zeros_like(y[:1]), y[:-1]])
+
+
+def running_sum(x: Tensor, factors: Tensor) -> Tensor:
+    """y_i = x_i + f_i y_(i-1) along the first axis, (n, ...) each; the factors may be 1 long on other axes.
+
+    Compilers cannot follow writes into windows of one tensor. They get sums over 1, 2, 4, 8, ... places
+    instead: more work, but in few steps that they can fuse.
+
+    Source: Hillis & Steele (1986).
+    """
+    if not torch.compiler.is_compiling():
+        return RunningSum.apply(x, factors)
+    reach = 1
+    while reach < len(x):
+        x = torch.cat([x[:reach], x[reach:] + factors[reach:] * x[:-reach]])
+        factors = torch.cat([factors[:reach], factors[reach:] * factors[:-reach]])
+        reach *= 2
+    return x
 
 
 @primitive("sorting", "{0}")
@@ -122,7 +152,7 @@ def blur_sorted(ways: Tensor, tau: float | Tensor) -> Tensor:
 
     Chapter 18, :eq:`eq-softsorted`.
     """
-    sums = RunningSum.apply(ways[:, 1:], (ways[:, :1] / tau).exp())
+    sums = running_sum(ways[:, 1:], (ways[:, :1] / tau).exp())
     weights, values = (sums[:, :, 0] + sums[:, :, 1].flip(0)).unbind(1)
     return ((values - ways[:, 2, 0]) / (weights - 1)).movedim(0, -1).contiguous()
 
@@ -166,10 +196,13 @@ def absolute_row_sums(s: Tensor, ordered: Tensor) -> Tensor:
     tensor([[3., 3., 2.]])
     """
     n = s.shape[-1]
-    place = torch.searchsorted(-ordered.detach(), -s.detach())  # how many are larger
-    sums = torch.cat([torch.zeros_like(ordered[..., :1]), ordered.cumsum(-1)], -1)
-    larger = sums.gather(-1, place)
-    return 2 * larger - sums[..., -1:] + (n - 2 * place) * s
+    middle = ordered[..., n // 2 : n // 2 + 1].detach()  # sums around it lose less than sums around 0
+    s, ordered = s - middle, ordered - middle
+    keys, wanted = -ordered.detach(), -s.detach()
+    larger, not_less = (torch.searchsorted(keys, wanted, right=right) for right in (False, True))
+    sums = torch.cat([ordered.new_zeros(*ordered.shape[:-1], 1), ordered.cumsum(-1)], -1)
+    # The mean of counting equal values in and of leaving them out: then they pull each other neither way.
+    return sums.gather(-1, larger) + sums.gather(-1, not_less) - sums[..., -1:] + (n - larger - not_less) * s
 
 
 @primitive("sorting")
@@ -179,7 +212,8 @@ def order_weights(s: Tensor, row_sums: Tensor, tau: float | Tensor) -> Tensor:
     Chapter 18, :eq:`eq-neuralsort`.
     """
     n = s.shape[-1]
-    slope = torch.arange(n - 1, -n, -2, device=s.device, dtype=s.dtype)
+    s = s - s.detach().mean(-1, keepdim=True)  # what all share says nothing about their order, and n times it
+    slope = n - 1 - 2 * torch.arange(n, device=s.device, dtype=s.dtype)
     return torch.softmax((slope.unsqueeze(-1) * s.unsqueeze(-2) - row_sums.unsqueeze(-2)) / tau, -1)
 
 

@@ -20,6 +20,7 @@ from csos_lib.quadratic import pack
 from csos_lib.reactions import CPReaction
 
 _FORMAT = "csos_lib playground 1"
+_WRITTEN = ("format", "sha256", "arrays", "recipe")  # of the header, by the functions below
 
 
 def pack_arrays(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
@@ -33,7 +34,7 @@ def pack_arrays(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
         "sha256": hashlib.sha256(payload).hexdigest(),
         "arrays": [{"name": k, "dtype": str(a.dtype), "shape": a.shape} for k, a in arrays.items()],
     }
-    text = json.dumps(about, separators=(",", ":")).encode()
+    text = json.dumps(about, separators=(",", ":"), allow_nan=False).encode()  # browsers read no NaN
     return len(text).to_bytes(4, "little") + text + payload
 
 
@@ -54,7 +55,7 @@ def unpack_arrays(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]
             count = int(np.prod(entry["shape"]))
             arrays[entry["name"]] = np.frombuffer(payload, dtype, count, place).reshape(entry["shape"])
             place += count * dtype.itemsize
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a whole file of the playground: {error}") from error
     return header, arrays
 
@@ -66,15 +67,19 @@ def pack_weights(model: CSOS, dtype: str = "float32", **about: object) -> bytes:
         model: a CSOS of 784 pixels, not of a subclass, with dynamics "euler" or "mirror" and a reaction that
             has `to_tensor`.
         dtype: "float16", "float32" or "float64", what the numbers are rounded to.
-        about: what the header says besides, such as accuracy=0.95.
+        about: what the header says besides, such as accuracy=0.95, under other names than the header's own:
+            format, sha256, arrays, recipe.
 
     Raises:
         ValueError: model is of another class or of other images, its dynamics is a callable, its reaction has
-            no dense tensor, or dtype is another one.
+            no dense tensor, dtype is another one or too small for a number of the model, or about has a name
+            of the header's own.
 
     Chapter 3.
     """
     _check.choice("dtype", dtype, ("float16", "float32", "float64"))
+    if taken := sorted(set(about) & set(_WRITTEN)):
+        raise ValueError(f"about must not name {', '.join(_WRITTEN)}, got {', '.join(taken)}")
     if type(model) is not CSOS or model.encoder.in_features != PIXELS:
         raise ValueError(f"model must be a CSOS of {PIXELS} inputs and of no subclass, got {model!r}")
     if callable(model.dynamics) or not hasattr(model.reaction, "to_tensor"):
@@ -96,8 +101,12 @@ def pack_weights(model: CSOS, dtype: str = "float32", **about: object) -> bytes:
         "rank": rank,
         "dynamics": model.dynamics,
     }
-    rounded = {key: value.detach().cpu().numpy().astype(dtype) for key, value in arrays.items()}
-    return pack_arrays({"recipe": recipe, **about}, rounded)
+    with np.errstate(over="ignore"):
+        rounded = {key: value.detach().double().cpu().numpy().astype(dtype) for key, value in arrays.items()}
+    for key, value in rounded.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{key} must be finite in {dtype}, got {arrays[key].abs().max().item():.3g}")
+    return pack_arrays({**about, "recipe": recipe}, rounded)
 
 
 def load_weights(path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> CSOS:
@@ -116,11 +125,13 @@ def load_weights(path: str | os.PathLike[str], dtype: torch.dtype = torch.float3
     """
     bundled = Path(__file__).parent / f"{path}.bin"
     header, arrays = unpack_arrays((bundled if bundled.is_file() else Path(path)).read_bytes())
-    with torch.random.fork_rng(devices=[]):  # building the module draws starting values that are thrown away
-        model = CSOS(**header["recipe"])
-    values = {name: torch.from_numpy(array.astype(np.float64)) for name, array in arrays.items()}
-    state = {"encoder.weight": values.pop("encoder"), "encoder.bias": values.pop("bias")}
-    state |= {f"reaction.{name}": value for name, value in values.items()}
-    model = model.to(dtype)
-    model.load_state_dict(state)
+    try:
+        values = {name: torch.from_numpy(array.astype(np.float64)) for name, array in arrays.items()}
+        state = {"encoder.weight": values.pop("encoder"), "encoder.bias": values.pop("bias")}
+        state |= {f"reaction.{name}": value for name, value in values.items()}
+        with torch.device("meta"):  # no starting values, and no memory that only a damaged recipe would need
+            model = CSOS(**header["recipe"])
+        model.load_state_dict({name: value.to(dtype) for name, value in state.items()}, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"not a model of the playground: {error}") from error
     return model

@@ -3,15 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import numpy as np
 import torch
-import traitlets
 from torch import Tensor
 
 from csos_lib import _check
 from csos_lib.classifier import CSOS, PIXELS
 from csos_lib.playground.weights import load_weights, pack_weights
+
+try:
+    import anywidget
+    import traitlets
+except ImportError as error:
+    raise ImportError('csos_lib.playground needs anywidget: pip install "csos_lib[playground]"') from error
 
 FOLDER = Path(__file__).parent
 

@@ -23,6 +23,9 @@ from csos_lib.relatives.equilibrium import StochasticReaction
 Field = Callable[[Tensor], Tensor]
 """The right-hand side of a differential equation, from concentrations (B, S) to their speeds (B, S)."""
 
+TOLERANCE = 0.01
+"""How far off a step of `integrate` may be, as a share of the largest concentration that its row has had."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -48,7 +51,9 @@ class Network:
 
     def __post_init__(self) -> None:
         _check.floating("rates", self.rates)
-        if self.rates.numel() == 0:
+        if self.rates.ndim != 1:
+            raise ValueError(f"rates must have shape (R,), got {tuple(self.rates.shape)}")
+        if len(self.rates) == 0:
             raise ValueError("a network must have at least one reaction, got none")
         shape = (*self.rates.shape, len(self.species))
         for name, counts in (("reactants", self.reactants), ("products", self.products)):
@@ -171,6 +176,8 @@ def from_conversions(weight: Tensor) -> Network:
     X0 + X1 -> 2 X1  (0.5)
     """
     one = _unit_vectors(weight)
+    if not (weight >= 0).all():
+        raise ValueError(f"weight must be at least 0 everywhere, got {weight.min().item():.3g}")
     k, i, j = (weight * (1 - torch.eye(len(weight)).to(weight))[:, :, None]).nonzero().T
     return Network(one[i] + one[j], one[k] + one[j], weight[k, i, j], _names(weight))
 
@@ -248,6 +255,9 @@ def rate_equation(network: Network) -> Field:
 def integrate(field: Field, c: Tensor, times: Sequence[float], step: float = 0.01) -> Tensor:
     """Solve dc/dt = field(c) by the classical method of Runge and Kutta, of order 4.
 
+    The slope where a step ends, which the next step needs anyway, gives an estimate of its error: how far a
+    method of order 3 would be off. So a step that is too long for the fastest reaction is found out.
+
     Args:
         field: c -> dc/dt, (B, S) -> (B, S).
         c: concentrations at time 0, (B, S).
@@ -259,22 +269,33 @@ def integrate(field: Field, c: Tensor, times: Sequence[float], step: float = 0.0
 
     Raises:
         ValueError: c is not (B, S) floating point, times are not finite or do not rise, or step is not above
-            0.
+            0 or too long: the estimate was more than a hundredth of the largest concentration that a row has
+            had. This is not looked at while compiling.
 
     Source: Kutta (1901). Chapter 10.
     """
     _check.matrix("c", c)
     _check.number("step", step, 0, above=True)
-    states = []
+    states, k1 = [], field(c)
+    largest = c.detach().abs().amax(1)
+    fine, was_finite = torch.ones_like(largest, dtype=torch.bool), largest.isfinite()
     for length in _intervals(times):
-        steps = max(1, ceil(length / step))
-        h = length / steps
+        steps = ceil(length / step)
+        h = length / max(1, steps)
         for _ in range(steps):
-            k1 = field(c)
             k2 = field(c + h / 2 * k1)
             k3 = field(c + h / 2 * k2)
             k4 = field(c + h * k3)
             c = c + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+            k1 = field(c)
+            error = h / 6 * (k4 - k1).detach().abs().amax(1)
+            largest = torch.maximum(largest, c.detach().abs().amax(1))
+            fine &= error <= TOLERANCE * largest
+        if not torch.compiler.is_compiling() and (was_finite & ~fine).any():
+            raise ValueError(
+                f"step must be shorter than {step:.3g} for this field, if its solution has bounds: a step of "
+                f"{h:.3g} is off by more than {TOLERANCE} of the largest concentration"
+            )
         states.append(c)
     return torch.stack(states)
 
@@ -318,15 +339,14 @@ def simulate(
     if volumes.shape not in ((), counts.shape[:1]) or not (volumes > 0).all():
         raise ValueError(f"volume must be a number or ({len(counts)},), above 0, got {volume!r}")
 
-    # Reactions with the same reactants are drawn together: first what meets, then what comes of it.
+    # First what meets is drawn, then what comes of it, each from a sum of its own: a fast reaction of others
+    # cannot swallow a slow one. Reactions of one complex wait in one row; an empty place has rate 0.
     complexes, group = torch.unique(network.reactants, dim=0, return_inverse=True)
-    order = group.argsort(stable=True).to(device)
-    change = network.stoichiometry.T.to(x)[order]
-    rates = network.rates.to(x)[order].cumsum(0)
-    last = group.bincount().cumsum(0).to(device) - 1
-    first = torch.cat([last.new_zeros(1), last[:-1] + 1])
-    below = torch.cat([rates.new_zeros(1), rates[last[:-1]]])
-    together = rates[last] - below
+    order, sizes = group.argsort(stable=True).to(device), group.bincount().to(device)
+    first, change = sizes.cumsum(0) - sizes, network.stoichiometry.T.to(x)[order]
+    taken_up = torch.arange(int(sizes.max()), device=device) < sizes[:, None]
+    rates = x.new_zeros(taken_up.shape).masked_scatter(taken_up, network.rates.to(x)[order]).cumsum(1)
+    together = rates[:, -1]
     slots, taken = (part.to(device) for part in _slots(complexes))
     scale = volumes.expand(len(x))[:, None] ** (1 - complexes.sum(1).to(x))
 
@@ -343,8 +363,8 @@ def simulate(
             # The first sum that reaches a value above 0 always ends in something possible.
             meeting = torch.searchsorted(hazard, (chance[1] * hazard[:, -1])[:, None])[:, 0]
             meeting = meeting.clamp(max=len(complexes) - 1)
-            reaction = torch.searchsorted(rates, below[meeting] + chance[2] * together[meeting])
-            reaction = torch.minimum(torch.maximum(reaction, first[meeting]), last[meeting])
+            mark = (chance[2] * together[meeting])[:, None]
+            reaction = first[meeting] + torch.searchsorted(rates[meeting], mark)[:, 0]
             x = x + moving[:, None] * change[reaction]
         seen.append(x.long())
     return torch.stack(seen)
@@ -352,7 +372,8 @@ def simulate(
 
 def _intervals(times: Sequence[float]) -> list[float]:
     lengths = [after - before for before, after in pairwise((0.0, *times))]
-    if not lengths or not all(0 <= length < inf for length in lengths):
+    rising = lengths and lengths[0] >= 0 and all(length > 0 for length in lengths[1:])
+    if not rising or sum(lengths) == inf:
         raise ValueError(f"times must rise from 0, be finite and at least one, got {list(times)}")
     return lengths
 
@@ -378,12 +399,14 @@ class ChemicalCSOS(CSOS):
     """A classifier that is a chemical network: molecules are poured in, react by conversion, and are counted.
 
     Args:
-        num_basis: N, the number of molecules, at least 10; molecules 0..9 are the classes.
+        num_basis: N, the number of molecules, at least `classes`; the first ones are the classes.
         steps: T, at least 0.
         speed: h, the share of the molecules that meet another in a step, above 0 and below 1.
+        classes: how many classes there are, at least 1.
+        inputs: how many numbers a row has, at least 1.
 
     Raises:
-        ValueError: an argument is out of range, or images are not (B, 784) of the dtype of the model.
+        ValueError: an argument is out of range, or images are not (B, inputs) of the dtype of the model.
 
     Chapter 10, :eq:`eq-conversion-step`.
 
@@ -391,13 +414,15 @@ class ChemicalCSOS(CSOS):
     torch.Size([3, 10])
     """
 
-    def __init__(self, num_basis: int = 64, steps: int = 5, speed: float = 0.5) -> None:
-        _check.number("speed", speed, 0, 1, above=True, below=True)
-        reaction = ConversionReaction(num_basis)
-        super().__init__(num_basis, steps, speed, speed / (1 - speed) ** 2, reaction=reaction)
+    def __init__(
+        self, num_basis: int = 64, steps: int = 5, speed: float = 0.5, *, classes: int = 10, inputs: int = 784
+    ) -> None:
+        speed = _check.number("speed", speed, 0, 1, above=True, below=True)
+        reaction, alpha = ConversionReaction(num_basis), speed / (1 - speed) ** 2
+        super().__init__(num_basis, steps, speed, alpha, reaction=reaction, classes=classes, inputs=inputs)
 
     def inject(self, images: Tensor) -> Tensor:
-        """Concentrations x_0 (B, N) of images (B, 784) in [0, 1]: a softmax, so that no tube is empty."""
+        """Concentrations x_0 (B, N) of images (B, inputs): a softmax, so that no tube is empty."""
         return self._encode(images).softmax(1)
 
 

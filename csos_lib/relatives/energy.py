@@ -1,5 +1,6 @@
 """Energy: functions that a dynamics can only push one way, and the memories that are built on them."""
 
+import functools
 import math
 from collections.abc import Callable
 from itertools import permutations
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
+from csos_lib._modules import Derived
 from csos_lib.dynamics import Reaction
-from csos_lib.quadratic import PackedQuadratic, pair_members, unpack
-from csos_lib.reactions import SCALE, _Reaction
+from csos_lib.quadratic import pair_members, quadratic, unpack
+from csos_lib.reactions import SCALE, _Reaction, symmetrise
 
 
 def symmetrise_fully(weight: Tensor) -> Tensor:
@@ -28,7 +30,43 @@ def symmetrise_fully(weight: Tensor) -> Tensor:
     Chapter 8, :eq:`eq-fully-symmetric`.
     """
     _check.cube("weight", weight)
-    return torch.stack([weight.permute(order) for order in permutations(range(3))]).mean(0)
+    six = torch.stack([weight.permute(order) for order in permutations(range(3))])
+    ordered = six.sort(0).values.unbind()  # added up in one order, they are rounded in one way
+    return functools.reduce(torch.add, ordered) / 6
+
+
+def potential_share(weight: Tensor) -> Tensor:
+    """How much the best potential explains of what a mirror step feels of W, as a share of the squares.
+
+    The step feels neither what is antisymmetric in i and j nor what all k have in common, the gauge u[i, j]:
+    it cannot tell W from W + u. So the share is that of the nearest S + u, S fully symmetric, to W, after the
+    mean over k has been taken from both. It is 1 if and only if the mirror step with W climbs a potential.
+
+    Args:
+        weight: W (N, N, N), indexed [k, i, j].
+
+    Returns:
+        A number in [0, 1], with no axes; NaN if the step feels nothing of W.
+
+    Raises:
+        ValueError: weight is not a floating-point tensor (N, N, N).
+
+    Source: Monderer & Shapley (1996), potential games. Chapter 8, :eq:`eq-potential-share`.
+
+    >>> game = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
+    >>> round(potential_share(game[:, None, :].expand(-1, 3, -1)).item(), 6)
+    0.0
+    """
+    felt = symmetrise(weight)
+    felt = felt - felt.mean(0)
+    # Where the distance is least, Sym(S - mean over k of S) = Sym(felt) =: B. Averaged over one index it is
+    # an equation for the means of S alone, which can be solved by hand.
+    best = symmetrise_fully(felt)
+    pairs = best.mean(0)
+    ones = pairs.mean(0)
+    means = 1.5 * (pairs + ones[:, None] + ones)
+    best = best + symmetrise_fully(means.expand_as(best))
+    return (best - best.mean(0)).square().sum() / felt.square().sum()
 
 
 def free_energy(x: Tensor, reaction: Reaction, temperature: float = 0.0) -> Tensor:
@@ -78,7 +116,7 @@ def rayleigh(x: Tensor, reaction: Reaction) -> Tensor:
     return (u * reaction(u)).sum(1)
 
 
-class EnergyReaction(_Reaction):
+class EnergyReaction(Derived, _Reaction):
     """A reaction with an energy: W[k, i, j] is the same in every order of k, i and j.
 
     Args:
@@ -102,23 +140,25 @@ class EnergyReaction(_Reaction):
 
     def __init__(self, num_basis: int) -> None:
         super().__init__(num_basis)
-        i, j = pair_members(num_basis)
-        k = torch.arange(num_basis, device=i.device)[:, None].expand(-1, len(i))
-        low, middle, high = torch.stack([k, i.expand_as(k), j.expand_as(k)]).sort(0).values
-        places = high * (high + 1) * (high + 2) // 6 + middle * (middle + 1) // 2 + low
-        self.register_buffer("places", places, persistent=False)
-        self.register_buffer("counts", torch.where(i == j, 1.0, 2.0), persistent=False)
+        self._register_derived()
         weight = SCALE / math.sqrt(2) * torch.randn(num_basis * (num_basis + 1) * (num_basis + 2) // 6)
         n = torch.arange(1, num_basis + 1, device=weight.device)
         weight[n * (n + 1) * (n + 2) // 6 - 1] *= math.sqrt(2)
         self.weight = nn.Parameter(weight)
+
+    def _derive(self) -> dict[str, Tensor]:
+        i, j = pair_members(self.num_basis, torch.device("cpu"))
+        k = torch.arange(self.num_basis, device="cpu")[:, None].expand(-1, len(i))
+        low, middle, high = torch.stack([k, i.expand_as(k), j.expand_as(k)]).sort(0).values
+        places = high * (high + 1) * (high + 2) // 6 + middle * (middle + 1) // 2 + low
+        return {"places": places, "counts": torch.where(i == j, 1.0, 2.0)}
 
     def _packed(self) -> Tensor:
         return self.weight.index_select(0, self.places.flatten()).view_as(self.places) * self.counts
 
     def _lay_out(self) -> Callable[[Tensor], Tensor]:
         packed = self._packed()
-        return lambda x: PackedQuadratic.apply(x, packed)
+        return lambda x: quadratic(x, packed)
 
     def to_tensor(self) -> Tensor:
         """The fully symmetric W (N, N, N)."""
@@ -128,7 +168,8 @@ class EnergyReaction(_Reaction):
 def recall_by_signs(state: Tensor, patterns: Tensor, power: int) -> Tensor:
     """One sweep of a dense associative memory: each sign in turn takes the value of lower energy.
 
-    The energy is -sum_m (pattern_m . state)^power. Power 2 is Hopfield's network of 1982 with Hebb's rule.
+    The energy is -sum_m (pattern_m . state)^power; where both signs have one energy, to the last digit, the
+    sign stays. Power 2 is Hopfield's network of 1982 with Hebb's rule.
 
     Args:
         state: signs -1 or 1 (B, N).
@@ -151,10 +192,15 @@ def recall_by_signs(state: Tensor, patterns: Tensor, power: int) -> Tensor:
     _check.integer("power", power, 2)
     state = state.clone()
     overlap = state @ patterns.T
-    scale = 2.0 ** size.bit_length()  # keeps powers in range; a power of two, so that ties stay ties
-    for i in range(size):
+    # Powers are taken of overlaps divided by the largest. Where halves have powers, a power of two takes its
+    # place: dividing by it is exact, so that ties stay ties.
+    halves = power < -math.log2(torch.finfo(state.dtype).tiny)
+    for i in range(size if len(patterns) else 0):
         rest = overlap - state[:, i, None] * patterns[:, i]
         up, down = rest + patterns[:, i], rest - patterns[:, i]
+        scale = rest.abs().amax(1, keepdim=True) + 1
+        if halves:
+            scale = scale / torch.frexp(scale.float()).mantissa.to(scale)
         gain = ((up / scale) ** power - (down / scale) ** power).sum(1)
         state[:, i] = torch.where(gain == 0, state[:, i], gain.sign())
         overlap = rest + state[:, i, None] * patterns[:, i]

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
+from csos_lib._modules import Recorded
 from csos_lib.reactions import SCALE, _Reaction
 
 
@@ -63,7 +65,7 @@ def replicator_map(x: Tensor, payoff: Tensor, rate: float) -> Tensor:
         rate: at least 0.
 
     Returns:
-        Shares (..., N) of the next generation.
+        Shares (..., N) of the next generation; zeros where nobody has offspring.
 
     Raises:
         ValueError: x or payoff has the wrong shape or dtype, or rate is negative.
@@ -76,7 +78,8 @@ def replicator_map(x: Tensor, payoff: Tensor, rate: float) -> Tensor:
     _check_payoff(payoff, x)
     _check.number("rate", rate, 0)
     grown = x * (1 + rate * (x @ payoff.T))
-    return grown / grown.sum(-1, keepdim=True)
+    total = grown.sum(-1, keepdim=True)
+    return grown / total.where(total != 0, 1)
 
 
 def replicator_flow(x: Tensor, payoff: Tensor) -> Tensor:
@@ -98,7 +101,7 @@ def replicator_flow(x: Tensor, payoff: Tensor) -> Tensor:
     return x * (x @ payoff.T - mean[..., None])
 
 
-class GameReaction(_Reaction):
+class GameReaction(Recorded, _Reaction):
     """A reaction that is a game of two: N^2 numbers instead of N^3.
 
     Args:
@@ -135,6 +138,9 @@ class GameReaction(_Reaction):
         if self.kind == "euler":
             return game_tensor(self.payoff)
         return self.payoff[:, None, :].expand(-1, self.num_basis, -1)
+
+    def _recipe(self) -> dict[str, Any]:
+        return {"kind": self.kind}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, kind={self.kind!r}"
