@@ -1,4 +1,4 @@
-"""A network that sees with fixed operators on the image and thinks with mixtures that reactions choose."""
+"""A network that sees with fixed operators on the image and mixes others by weights that reactions make."""
 
 from collections.abc import Callable
 
