@@ -42,6 +42,9 @@ def cosine(done: float) -> float:
     Args:
         done: the share of the training that is over, in [0, 1].
 
+    Raises:
+        ValueError: done is out of range.
+
     Source: Loshchilov & Hutter (2017), eq. 5, without restarts. Chapter 3.
 
     >>> cosine(0.0), round(cosine(0.5), 3), cosine(1.0)

@@ -97,9 +97,7 @@ for need in (
     first, *messages = python(code).splitlines()
     assert first == "32 attribute"
     extras = [re.findall(r'pip install "csos_lib\[(\w+)\]"', message) for message in messages]
-    assert extras == [
-        [name] for name in ("plots", "plots", "plots", "playground", "relatives", "data")
-    ]
+    assert extras == [[name] for name in ("plots", "plots", "plots", "playground", "relatives", "data")]
     assert {name for [name] in extras} <= EXTRAS.keys()
 
 
