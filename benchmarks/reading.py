@@ -122,7 +122,7 @@ class Probe(nn.Module):
         self.encoder = deepcopy(model.encoder).requires_grad_(False)
         self.read = nn.Linear(MOLECULES, CLASSES).to(self.encoder.weight)
         images, labels = data.train_images.to(self.encoder.weight), data.train_labels
-        optimiser = torch.optim.LBFGS(self.read.parameters(), max_iter=500, line_search_fn="strong_wolfe")
+        optimiser = torch.optim.LBFGS(self.read.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
         def closure() -> float:
             optimiser.zero_grad()
@@ -236,7 +236,7 @@ def main() -> None:
             "random_eigenvectors_3": keep_eigenvectors(raw, 3, seed),
             **{f"pairs_{n}": keep_pairs(raw, data, n) for n in (1, 2, 3, 8)},
         }
-        by_class = {name: class_accuracy(m, images, labels).tolist() for name, m in readers.items()}  # type: ignore[arg-type]
+        by_class = {name: class_accuracy(m, images, labels).tolist() for name, m in readers.items()}
         by_class["favourite"] = favourite_accuracy(raw, images, labels).tolist()
         started = with_coefficients(raw, packed(untrained(seed)).detach())
         tables = {"trained": raw, "start": started, "shuffled": shuffled(raw, seed)}

@@ -89,6 +89,17 @@ class Derived(nn.Module):
                     setattr(self, name, value.to(device, buffer.dtype))
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of the module does more than its forward: then it has to be called."""
+    own = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(own) or torch.nn.modules.module._has_any_global_hook()
+
+
 def autocasts(x: object) -> bool:
     """Whether x is a tensor on whose device autocast is on."""
     if not isinstance(x, Tensor):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
-from csos_lib._modules import without_autocast
+from csos_lib._modules import has_hooks, without_autocast
 from csos_lib.quadratic import count_pairs, pack, pair_members, quadratic, unpack
 
 SCALE = 0.05
@@ -56,9 +56,8 @@ class _Reaction(nn.Module):
 
         With hooks (pruning, say) or a forward of its own a call does more than that: then it is the reaction.
         """
-        hooks = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
         own = type(self).forward is not _Reaction.forward
-        return self if own or any(hooks) else self._laid_out()
+        return self if own or has_hooks(self) else self._laid_out()
 
     def _laid_out(self) -> Callable[[Tensor], Tensor]:
         produce = self._lay_out()
@@ -180,7 +179,7 @@ class CPReaction(_Reaction):
     def __init__(self, num_basis: int, rank: int | None = None) -> None:
         super().__init__(num_basis)
         self.rank = _check.integer("rank", num_basis if rank is None else rank, 1)
-        scale = (SCALE / math.sqrt(self.rank)) ** (1 / 3)
+        self.deviation = scale = (SCALE / math.sqrt(self.rank)) ** (1 / 3)
         self.left = nn.Parameter(scale * torch.randn(self.rank, num_basis))
         self.right = nn.Parameter(scale * torch.randn(self.rank, num_basis))
         self.out = nn.Parameter(scale * torch.randn(num_basis, self.rank))
@@ -250,7 +249,7 @@ class TuckerReaction(_Reaction):
     def __init__(self, num_basis: int, rank: int | None = None) -> None:
         super().__init__(num_basis)
         self.rank = _check.integer("rank", max(num_basis // 2, 1) if rank is None else rank, 1)
-        scale = (SCALE / self.rank**1.5) ** (1 / 4)
+        self.deviation = scale = (SCALE / self.rank**1.5) ** (1 / 4)
         self.core = nn.Parameter(scale * torch.randn(self.rank, self.rank, self.rank))
         self.left = nn.Parameter(scale * torch.randn(self.rank, num_basis))
         self.right = nn.Parameter(scale * torch.randn(self.rank, num_basis))
@@ -353,10 +352,9 @@ def _best_fit(make: Callable[[], _F], weight: Tensor, iterations: int, starts: i
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.device("cpu"),
-        torch.random.fork_rng(devices=[]),
     ):
-        torch.manual_seed(0)
-        tried = [make().double() for _ in range(starts)]
+        generator = torch.Generator("cpu").manual_seed(0)  # the global one is everybody's
+        tried = [_started(make, generator) for _ in range(starts)]
         target = symmetrise(weight.detach().cpu().double())
         largest = target.abs().max()
         if largest:
@@ -371,6 +369,17 @@ def _best_fit(make: Callable[[], _F], weight: Tensor, iterations: int, starts: i
     with torch.device("meta"):
         reaction = make()
     return _filled(reaction, weight, **values)
+
+
+def _started(make: Callable[[], _F], generator: torch.Generator) -> _F:
+    """A reaction that starts as they all do, from a generator of its own."""
+    with torch.device("meta"):
+        reaction = make()
+    with torch.no_grad():
+        reaction.to_empty(device="cpu").double()
+        for factor in reaction.parameters():
+            factor.copy_(reaction.deviation * torch.randn(factor.shape, generator=generator))
+    return reaction
 
 
 def _approach(reaction: _F, target: Tensor, iterations: int) -> float:

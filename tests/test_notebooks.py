@@ -142,6 +142,19 @@ def test_exercises_check_themselves(path: Path) -> None:
 
 
 @chapter
+def test_checkers_are_held_to_wrong_answers(path: Path) -> None:
+    """Behind each solution a hidden cell: wrong answers refused for their reason, a right one accepted."""
+    cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    for place, cell in enumerate(cells):
+        if "solution" in tags(cell):
+            answers = cells[place + 1]
+            assert tags(answers) == {"remove-cell", "answers"}, cell.source
+            assert len(re.findall(r"\bverdict\b", answers.source)) >= 2, answers.source
+            assert re.search(r"assert [^=]+ in ", answers.source), "a reason that the verdict must hold"
+            assert '"Right."' in answers.source
+
+
+@chapter
 def test_a_student_copy_lacks_the_solutions_and_nothing_else(path: Path) -> None:
     chapter, copy = read(path), without_solutions(read(path))
     solutions = [cell for cell in chapter.cells if tags(cell) & {"solution", "answers"}]

@@ -48,7 +48,7 @@ def test_symmetrise_fully_is_the_projection(n):
 
 @given(n=sizes)
 def test_the_best_potential_is_that_of_least_squares(n):
-    """Against a solver: the columns are a basis of the fully symmetric tensors, with the mean over k taken off."""
+    """Against a solver: a basis of the fully symmetric tensors, with the mean over k taken off."""
     weight = torch.randn(n, n, n, dtype=torch.float64)
     felt = (weight + weight.mT) / 2
     felt = (felt - felt.mean(0)).flatten()

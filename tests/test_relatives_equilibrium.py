@@ -217,7 +217,7 @@ def test_a_classifier_takes_it_and_learns():
     part = csos_lib.Dataset(*(t[:300] for t in dataset))
     model = CSOS(12, reaction=StochasticReaction(12), dynamics=Equilibrium(0.4))
     before = model.reaction.logits.detach().clone()
-    history = csos_lib.fit(model, part, epochs=3, progress=False)
+    history = csos_lib.fit(model, part, epochs=2, progress=False)
     assert history.train_loss[-1] < history.train_loss[0]
     assert (model.reaction.logits - before).abs().max() > 1e-3
     with pytest.raises(ValueError, match="recipe"):

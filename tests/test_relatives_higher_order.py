@@ -177,7 +177,7 @@ def test_bad_arguments_say_what_is_allowed():
     with pytest.raises(ValueError, match="components"):
         QuadraticClassifier(torch.rand(9, 784), torch.arange(9), components=0)
     with pytest.raises(ValueError, match="images must"):
-        QuadraticClassifier(torch.rand(9, 700), torch.arange(9))
+        QuadraticClassifier(torch.rand(9, 28, 28), torch.arange(9))
     for labels in (torch.arange(8), torch.arange(9) + 2, torch.arange(9) - 1, torch.arange(9.0)):
         with pytest.raises(ValueError, match="labels must"):
             QuadraticClassifier(torch.rand(9, 784), labels, components=2)

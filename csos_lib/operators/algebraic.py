@@ -53,6 +53,8 @@ def ratio(p: Tensor, q: Tensor, eps: float = 1e-3) -> Tensor:
     Returns:
         (B, d).
 
+    Memo 2 asks for p(h) / (q(h) + eps) and leaves p and q open; the square is ours.
+
     Source: memo 2, section 1, family 2; Molina et al. (2020). Chapter 15, :eq:`eq-ratio`.
 
     >>> ratio(torch.tensor([1.0]), torch.tensor([0.0]), eps=0.5)

@@ -63,7 +63,8 @@ def mini_library(dim: int, seed: int = 0, grid: Grid = None, learnable: bool = F
 def spread(low: float, high: float, count: int, level: int = 0) -> list[float]:
     """`count` numbers from low up to, not including, high, evenly spaced in the logarithm.
 
-    Level 1 is the numbers half way between them, level 2 those half way between all of these, and so on.
+    Level 1 is the numbers half way between them, level 2 those half way between all of these, and so on. So
+    the top of a range, s = 100 for the waves of the mini library, is never reached.
 
     Chapter 14.
 

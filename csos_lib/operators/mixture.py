@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
-from csos_lib._modules import Recorded, autocasts
+from csos_lib._modules import Recorded, autocasts, has_hooks
 from csos_lib.operators.axes import Grid
 from csos_lib.operators.bank import Bank
 from csos_lib.operators.inner import rms
@@ -15,6 +15,8 @@ from csos_lib.operators.library import mini_library
 
 def mix(bank: Bank, h: Tensor, weights: Tensor) -> Tensor:
     """sum_k weights_k f_k(h), added up as the operators answer, so that (K, B, d) never exists.
+
+    A bank with hooks is called instead, so that they see its answers.
 
     Args:
         bank: K operators.
@@ -33,6 +35,8 @@ def mix(bank: Bank, h: Tensor, weights: Tensor) -> Tensor:
     if weights.shape not in ((len(bank),), (h.shape[0], len(bank))):
         count = len(bank)
         raise ValueError(f"weights must have shape ({count},) or (B, {count}), got {tuple(weights.shape)}")
+    if has_hooks(bank):
+        return torch.einsum("kbd,bk->bd" if weights.ndim == 2 else "kbd,k->bd", bank(h), weights)
     columns = weights.unsqueeze(-2).unbind(-1)  # (1,) or (B, 1) each
     y: Tensor | None = None
     for operators, value, scale in bank.factors(h):
@@ -131,6 +135,7 @@ class OperatorNet(nn.Module):
         super().__init__()
         dim, blocks = _check.integer("dim", dim, 2), _check.integer("blocks", blocks, 0)
         seed, doublings = _check.integer("seed", seed, 0), _check.integer("doublings", doublings, 0)
+        _check.number("temperature", temperature, 0, above=True)
         self.stem = nn.Linear(_check.integer("inputs", inputs, 1), dim)
         self.mixtures = nn.ModuleList()
         for block in range(blocks):

@@ -94,7 +94,8 @@ def opening(h: T, tau: float, window: int = 3, grid: Grid = None) -> T:
     """Erode, then dilate: bright spots narrower than the window go. The arguments are those of :func:`erode`.
 
     The row goes on as its mirror image, so a spot that touches the border is twice as wide: there spots of at
-    most half the window go, those of window // 2 places, and wider ones stay.
+    most half the window go, those of window // 2 places, and wider ones stay. A soft opening is increasing
+    and commutes with constants; only as tau goes to 0 does it never add, and change nothing when repeated.
 
     Source: Serra (1982). Chapter 19, :eq:`eq-opening`.
     """

@@ -44,7 +44,11 @@ Chapter 20.
 """
 
 SCALE, TAU, ALPHA, BLUR, REACH = (1e-2, 1e2), (0.05, 5.0), (1e-3, 1e-1), (0.5, 4.0), (0.3, 3.0)
-"""Memo 2's ranges, each log-uniform: s, tau, alpha, sigma of a blur, sigma of a prototype."""
+"""Ranges, each log-uniform: s, tau, alpha, sigma of a blur, sigma of a prototype.
+
+Those of s, alpha and the blur are memo 2's. It gives tau in [0.1, 5] for waves and no range for the soft
+families: theirs, and that of a prototype, are ours.
+"""
 
 MATRICES = 4
 """How many random maps of h the programs of one seed share."""

@@ -1,4 +1,4 @@
-"""A network that sees with fixed operators on the image and thinks with mixtures that reactions choose."""
+"""A network that sees with fixed operators on the image and mixes others by weights that reactions make."""
 
 from collections.abc import Callable
 
@@ -67,7 +67,7 @@ class ReactionNet(nn.Module):
         classes: how many classes there are, 1 to 64.
 
     Raises:
-        ValueError: an argument is out of range, or images are not (B, height * width) of the dtype of the model.
+        ValueError: an argument is out of range, or images are not (B, height * width) of the model's dtype.
 
     Source: memos 1 and 2; He et al. (2016), residual blocks; Ioffe & Szegedy (2015), batch normalisation.
     Chapter 22.

@@ -220,7 +220,8 @@ def order_weights(s: Tensor, row_sums: Tensor, tau: float | Tensor) -> Tensor:
 def neuralsort(s: T, tau: float) -> T:
     """NeuralSort: softmax(((n + 1 - 2 i) s_j - sum_k |s_j - s_k|) / tau) for i = 1 ... n.
 
-    Its logarithms grow with n, SoftSort's do not: equal blur needs about n times the tau.
+    Its logarithms grow with n, SoftSort's do not: to blur over a fixed share of a row tau must grow with n,
+    over a fixed number of neighbours it must fall.
 
     Args:
         s: rows (B, n).

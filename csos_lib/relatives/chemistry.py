@@ -399,12 +399,14 @@ class ChemicalCSOS(CSOS):
     """A classifier that is a chemical network: molecules are poured in, react by conversion, and are counted.
 
     Args:
-        num_basis: N, the number of molecules, at least 10; molecules 0..9 are the classes.
+        num_basis: N, the number of molecules, at least `classes`; the first ones are the classes.
         steps: T, at least 0.
         speed: h, the share of the molecules that meet another in a step, above 0 and below 1.
+        classes: how many classes there are, at least 1.
+        inputs: how many numbers a row has, at least 1.
 
     Raises:
-        ValueError: an argument is out of range, or images are not (B, 784) of the dtype of the model.
+        ValueError: an argument is out of range, or images are not (B, inputs) of the dtype of the model.
 
     Chapter 10, :eq:`eq-conversion-step`.
 
@@ -412,13 +414,15 @@ class ChemicalCSOS(CSOS):
     torch.Size([3, 10])
     """
 
-    def __init__(self, num_basis: int = 64, steps: int = 5, speed: float = 0.5) -> None:
-        _check.number("speed", speed, 0, 1, above=True, below=True)
-        reaction = ConversionReaction(num_basis)
-        super().__init__(num_basis, steps, speed, speed / (1 - speed) ** 2, reaction=reaction)
+    def __init__(
+        self, num_basis: int = 64, steps: int = 5, speed: float = 0.5, *, classes: int = 10, inputs: int = 784
+    ) -> None:
+        speed = _check.number("speed", speed, 0, 1, above=True, below=True)
+        reaction, alpha = ConversionReaction(num_basis), speed / (1 - speed) ** 2
+        super().__init__(num_basis, steps, speed, alpha, reaction=reaction, classes=classes, inputs=inputs)
 
     def inject(self, images: Tensor) -> Tensor:
-        """Concentrations x_0 (B, N) of images (B, 784) in [0, 1]: a softmax, so that no tube is empty."""
+        """Concentrations x_0 (B, N) of images (B, inputs): a softmax, so that no tube is empty."""
         return self._encode(images).softmax(1)
 
 

@@ -1,12 +1,13 @@
 """Equilibrium: what a fed reaction settles to, found by a solver, with a gradient that needs no steps."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from csos_lib import _check
+from csos_lib._modules import Recorded, without_autocast
 from csos_lib.dynamics import Reaction, laid_out
 from csos_lib.quadratic import pack, quadratic
 from csos_lib.reactions import _Reaction
@@ -104,7 +105,8 @@ def anderson(
     Args:
         step: maps (B, N) to (B, N), row by row.
         x: where to start (B, N).
-        tol: at least 0; 0 takes all steps and looks at no value.
+        tol: at least 0. With 0 all steps are taken, and no value decides how many; a row whose residual is
+            exactly 0 stays as it is all the same.
         max_steps: at most so many evaluations of the map, at least 1.
         memory: how many earlier steps are used, at least 0; 0 is plain iteration.
 
@@ -195,7 +197,7 @@ def attach_gradient(
     return image
 
 
-class Equilibrium(nn.Module):
+class Equilibrium(Recorded):
     """What a fed reaction settles to: a dynamics for `CSOS(reaction=StochasticReaction(N), dynamics=...)`.
 
     x* = (1 - alpha) x_0 + alpha R(x*): the image flows in all the time, so that it is not forgotten.
@@ -226,16 +228,21 @@ class Equilibrium(nn.Module):
 
     def __init__(self, alpha: float = 0.45, tol: float = 1e-6, max_steps: int = 50, memory: int = 5) -> None:
         super().__init__()
-        _check.number("alpha", alpha, 0, 1)
-        _check.number("tol", tol, 0)
-        self.alpha, self.tol = alpha, tol
+        self.alpha = _check.number("alpha", alpha, 0, 1)
+        self.tol = _check.number("tol", tol, 0)
         self.max_steps = _check.integer("max_steps", max_steps, 1)
         self.memory = _check.integer("memory", memory, 0)
 
     def forward(self, x: Tensor, reaction: Reaction) -> Tensor:
+        return without_autocast(lambda x: self._settle(x, reaction), x, x.dtype)
+
+    def _settle(self, x: Tensor, reaction: Reaction) -> Tensor:
         _check.matrix("x", x)
         step = fed(reaction, x, self.alpha)
         with torch.no_grad():
             settled = anderson(step, x, self.tol, self.max_steps, self.memory).x
         settled = attach_gradient(step, settled, self.tol, self.max_steps, self.memory)
         return normalise(torch.relu(settled))  # the solver may miss the simplex by a tolerance
+
+    def _recipe(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("alpha", "tol", "max_steps", "memory")}

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from csos_lib import _check
-from csos_lib.classifier import CLASSES, PIXELS
+from csos_lib._modules import without_autocast
 from csos_lib.dynamics import Reaction, laid_out
 from csos_lib.quadratic import multiply_pairs
-from csos_lib.reactions import symmetrise
 from csos_lib.simplex import normalise
 
 
@@ -72,12 +71,11 @@ def rational_map(x: Tensor, reaction: Reaction, steps: int, beta: float) -> Tens
 def polarise(reaction: Reaction, x: Tensor, y: Tensor) -> Tensor:
     """What x and y make when they meet, R(x, y) = (R(x + y) - R(x - y)) / 4, from R(x) = R(x, x).
 
-    Taken so, a small y would be lost in x. It is computed from W where the reaction has `to_tensor`, and
-    otherwise as half the slope of R at x towards y, by forward differentiation.
+    Taken so, a small y would be lost in x. It is computed as half the slope of R at x towards y, by forward
+    differentiation, which subtracts nothing.
 
     Args:
-        reaction: maps (B, N) to the production R (B, N), of degree 2; with `to_tensor`, or made of what torch
-            can differentiate.
+        reaction: maps (B, N) to the production R (B, N), of degree 2, made of what torch can differentiate.
         x: amounts (B, N).
         y: amounts (B, N).
 
@@ -89,8 +87,6 @@ def polarise(reaction: Reaction, x: Tensor, y: Tensor) -> Tensor:
     >>> polarise(lambda x: x * x, torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 5.0]])).tolist()
     [[3.0, 10.0]]
     """
-    if hasattr(reaction, "to_tensor"):
-        return torch.einsum("kij,bi,bj->bk", symmetrise(reaction.to_tensor()), x, y)
     return torch.func.jvp(reaction, (x,), (y,))[1] / 2
 
 
@@ -169,19 +165,20 @@ class QuadraticClassifier(nn.Module):
     Nothing in it is trained by gradients: it is fitted when it is made, by least squares on targets 0 and 1.
 
     Args:
-        images: (n, 784) to fit.
-        labels: (n,) int64, 0..9.
+        images: (n, d) to fit.
+        labels: (n,) int64, 0..classes - 1.
         components: m, at least 1.
         ridge: added to the diagonal of the normal equations, relative to its mean, at least 0.
+        classes: how many classes there are, at least 1.
 
     Attributes:
-        mean: (784,), a buffer as the others.
-        components: (784, m), orthonormal columns.
-        weight: (m (m + 1) / 2 + 1, 10); its last row is for the constant.
+        mean: (d,), a buffer as the others.
+        components: (d, m), orthonormal columns.
+        weight: (m (m + 1) / 2 + 1, classes); its last row is for the constant.
 
     Raises:
-        ValueError: an argument is out of range, or images are not (B, 784) of the dtype of those it was
-            fitted to.
+        ValueError: an argument or the data is out of range, or images are not (B, d) of the dtype of those it
+            was fitted to.
 
     Source: LeCun et al. (1998), section III-C. Chapter 12, :eq:`eq-pca-quadratic`.
     """
@@ -190,15 +187,24 @@ class QuadraticClassifier(nn.Module):
     components: Tensor
     weight: Tensor
 
-    def __init__(self, images: Tensor, labels: Tensor, components: int = 40, ridge: float = 1e-3) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        components: int = 40,
+        ridge: float = 1e-3,
+        *,
+        classes: int = 10,
+    ) -> None:
         super().__init__()
-        _check.matrix("images", images, PIXELS)
-        _check.integer("components", components, 1)
-        _check.number("ridge", ridge, 0)
+        _check.matrix("images", images)
+        components = _check.integer("components", components, 1)
+        ridge = _check.number("ridge", ridge, 0)
+        classes = _check.integer("classes", classes, 1)
         try:
-            targets = F.one_hot(labels.reshape(len(images)), CLASSES).double()
+            targets = F.one_hot(labels.reshape(len(images)), classes).double()
         except RuntimeError as error:
-            raise ValueError(f"labels must be ({len(images)},) int64 in 0..{CLASSES - 1}: {error}") from error
+            raise ValueError(f"labels must be ({len(images)},) int64 in 0..{classes - 1}: {error}") from error
         self.register_buffer("mean", images.mean(0))
         centred = (images - self.mean).double()
         basis = torch.linalg.eigh(centred.T @ centred).eigenvectors
@@ -214,6 +220,9 @@ class QuadraticClassifier(nn.Module):
         return F.pad(pairs, (0, 1), value=1.0)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores as log-probabilities (B, 10): the largest is the answer."""
-        _check.matrix("images", images, PIXELS, self.weight.dtype)
+        """Scores as log-probabilities (B, classes): the largest is the answer."""
+        return without_autocast(self._score, images, self.weight.dtype)
+
+    def _score(self, images: Tensor) -> Tensor:
+        _check.matrix("images", images, len(self.mean), self.weight.dtype)
         return (self._features(images) @ self.weight).log_softmax(1)

@@ -1,18 +1,17 @@
 """Space: a reaction in every cell of a grid, and molecules that spread from cell to cell."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from csos_lib import _check
-from csos_lib.classifier import CLASSES, PIXELS
+from csos_lib._modules import Recorded, without_autocast
 from csos_lib.operators.diffusion import derivative, diffuse, laplacian
+from csos_lib.operators.expressions import check_grid
 from csos_lib.simplex import EPSILON
-
-SIDE = 12
-"""Cells along a side of the grid that `CellularCSOS` lays over an image."""
 
 
 def on_each_cell(reaction: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -98,26 +97,29 @@ def growth_rates(jacobian: Tensor, diffusion: Sequence[float], laplacian_eigenva
     return torch.linalg.eigvals(jacobian + laplacian_eigenvalues[:, None, None] * spread).real.amax(1)
 
 
-class CellularCSOS(nn.Module):
+class CellularCSOS(Recorded):
     """Cells that read a digit together: in each the same reaction runs, and molecules leak to its neighbours.
 
-    The middle of the image becomes 12 x 12 cells. All start with the same mixture. In each step a cell senses
-    its molecules and its ink, and how both rise across and down. From this, p, a reaction of low rank makes
-    R = C ((A p + a) * (B p + b)); the cell takes a mirror step, and its molecules diffuse. In the end each
-    cell votes with its class molecules, and counts as much as it has ink.
+    The image, without a margin of two pixels, becomes cells of 2 x 2 pixels, 12 x 12 of them for 28 x 28. All
+    start with the same mixture. In each step a cell senses its molecules and its ink, and how both rise
+    across and down. From this, p, a reaction of low rank makes R = C ((A p + a) * (B p + b)); the cell takes
+    a mirror step, and its molecules diffuse. In the end each cell votes with its class molecules, and counts
+    as much as it has ink.
 
     Args:
-        num_basis: N, the number of molecules, at least 10; molecules 0..9 are the votes.
+        num_basis: N, the number of molecules, at least `classes`; the first ones are the votes.
         rank: of the reaction, at least 1.
         steps: T, at least 0.
         diffusion: how much flows to each neighbour in a step, in (0, 1/4].
+        grid: (height, width) of the images, both even and at least 6.
+        classes: how many classes there are, at least 1.
 
     Attributes:
         meet: nn.Linear(3 (N + 1), 2 rank), the factors A and B.
         make: nn.Linear(rank, N) without offset, the factor C.
 
     Raises:
-        ValueError: an argument is out of range, or images are not (B, 784) of the dtype of the model.
+        ValueError: an argument is out of range, or images are not (B, height * width) of the model's dtype.
 
     Source: Randazzo et al. (2020). Chapter 11, :eq:`eq-cell-step`, :eq:`eq-cell-votes`.
 
@@ -126,43 +128,62 @@ class CellularCSOS(nn.Module):
     (torch.Size([3, 10]), torch.Size([3, 3, 12, 144]))
     """
 
-    def __init__(self, num_basis: int = 16, rank: int = 64, steps: int = 12, diffusion: float = 0.2) -> None:
+    def __init__(
+        self,
+        num_basis: int = 16,
+        rank: int = 64,
+        steps: int = 12,
+        diffusion: float = 0.2,
+        *,
+        grid: tuple[int, int] = (28, 28),
+        classes: int = 10,
+    ) -> None:
         super().__init__()
-        self.num_basis = _check.integer("num_basis", num_basis, CLASSES)
-        self.steps = _check.integer("steps", steps, 0)
-        _check.integer("rank", rank, 1)
-        _check.number("diffusion", diffusion, 0, 0.25, above=True)
-        self.diffusion = diffusion
-        self.meet = nn.Linear(3 * (num_basis + 1), 2 * rank)
-        self.make = nn.Linear(rank, num_basis, bias=False)
+        self.classes = _check.integer("classes", classes, 1)
+        self.num_basis = _check.integer("num_basis", num_basis, self.classes)
+        self.steps, rank = _check.integer("steps", steps, 0), _check.integer("rank", rank, 1)
+        self.diffusion = _check.number("diffusion", diffusion, 0, 0.25, above=True)
+        if check_grid(grid) is None or any(side < 6 or side % 2 for side in grid):
+            raise ValueError(f"grid must be (height, width), both even and at least 6, got {grid!r}")
+        self.grid = grid
+        self.cells = (grid[0] - 4) // 2, (grid[1] - 4) // 2
+        self.meet = nn.Linear(3 * (self.num_basis + 1), 2 * rank)
+        self.make = nn.Linear(rank, self.num_basis, bias=False)
         nn.init.normal_(self.meet.weight)
         nn.init.normal_(self.meet.bias, std=0.5)
         nn.init.normal_(self.make.weight, std=0.1 / rank**0.5)
 
     def ink(self, images: Tensor) -> Tensor:
-        """How dark each cell is, (B, 1, 144): the mean of 2 x 2 pixels of the middle of the image."""
-        _check.matrix("images", images, PIXELS, self.meet.weight.dtype)
-        return F.avg_pool2d(images.unflatten(1, (1, 28, 28))[..., 2:26, 2:26], 2).flatten(2)
+        """How dark each cell is, (B, 1, cells): the mean of 2 x 2 pixels of the middle of the image."""
+        _check.matrix("images", images, self.grid[0] * self.grid[1], self.meet.weight.dtype)
+        return F.avg_pool2d(images.unflatten(1, (1, *self.grid))[..., 2:-2, 2:-2], 2).flatten(2)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Mean log-votes (B, 10) of the inked cells. Their exponentials sum to 1 only if all cells agree."""
+        """Mean log-votes (B, classes) of the inked cells; they sum to 1 only where all cells agree."""
+        return without_autocast(self._vote, images, self.meet.weight.dtype)
+
+    def _vote(self, images: Tensor) -> Tensor:
         ink = self.ink(images) + EPSILON
         for log_x in self._log_states(images):
             last = log_x
-        votes = last[:, :CLASSES].log_softmax(1)
+        votes = last[:, : self.classes].log_softmax(1)
         return (votes * ink / ink.sum(2, keepdim=True)).sum(2)
 
     def trajectory(self, images: Tensor) -> Tensor:
-        """Concentrations (T + 1, B, N, 144) in every cell at every step."""
-        return torch.stack(list(self._log_states(images))).exp()
+        """Concentrations (T + 1, B, N, cells) in every cell at every step."""
+
+        def states(images: Tensor) -> Tensor:
+            return torch.stack(list(self._log_states(images))).exp()
+
+        return without_autocast(states, images, self.meet.weight.dtype)
 
     def _log_states(self, images: Tensor) -> Iterator[Tensor]:
         ink = self.ink(images)
         # What a linear map does to single cells is its matrix: one product is faster than many shifts.
-        grid, cells = (SIDE, SIDE), torch.eye(SIDE * SIDE, dtype=ink.dtype, device=ink.device)
-        across, down = (derivative(cells, axis, grid) / 4 for axis in (1, 0))
-        spread = diffuse(cells, self.diffusion, grid)
-        x = ink.new_full((ink.shape[0], self.num_basis, SIDE * SIDE), 1 / self.num_basis)
+        cells = torch.eye(ink.shape[2], dtype=ink.dtype, device=ink.device)
+        across, down = (derivative(cells, axis, self.cells) / 4 for axis in (1, 0))
+        spread = diffuse(cells, self.diffusion, self.cells)
+        x = ink.new_full((ink.shape[0], self.num_basis, ink.shape[2]), 1 / self.num_basis)
         log_x = x.log()
         yield log_x
         for _ in range(self.steps):
@@ -171,6 +192,9 @@ class CellularCSOS(nn.Module):
             x = (log_x + self.make(left * right).mT).softmax(1) @ spread
             log_x = x.clamp_min(torch.finfo(x.dtype).tiny).log()
             yield log_x
+
+    def _recipe(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("steps", "diffusion", "grid", "classes")}
 
     def extra_repr(self) -> str:
         return f"num_basis={self.num_basis}, steps={self.steps}, diffusion={self.diffusion}"
