@@ -1,4 +1,4 @@
-"""Files: what has no recipe is refused, what is read is what was written, and there is never half of a file."""
+"""Files of models: what is refused before it is written, and one whole file whoever writes it when."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
