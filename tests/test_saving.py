@@ -1,4 +1,4 @@
-"""Files: what has no recipe is refused, what is read is what was written, and there is never half of a file."""
+"""Files: what has no recipe is refused, what is read is what was written, and never half a file."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

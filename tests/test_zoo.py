@@ -1,7 +1,8 @@
 """Every public module in every use that PyTorch has for a module: it works, or it is refused for a reason.
 
-What does not work is listed with its reason in book/pytorch_refusals.csv, which the book shows too: each of its
-rows must really fail. A row may name several modules and uses, parted by semicolons; "every module" is all.
+What does not work is listed with its reason in book/pytorch_refusals.csv, which the book shows too: each of
+its rows must really fail. A row may name several modules and uses, parted by semicolons; "every module" is
+all.
 """
 
 import copy

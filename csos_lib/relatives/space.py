@@ -13,6 +13,7 @@ from csos_lib.operators.diffusion import derivative, diffuse, laplacian
 from csos_lib.operators.expressions import check_grid
 from csos_lib.simplex import EPSILON
 
+
 def on_each_cell(reaction: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a function of concentrations to every cell by itself.
 
