@@ -1,4 +1,4 @@
-"""Files of models: what is refused before it is written, and one whole file whoever writes it when."""
+"""Files: what has no recipe is refused, what is read is what was written, and never half a file."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,8 @@
 """Every public module in every use that PyTorch has for a module: it works, or it is refused for a reason.
 
 What does not work is listed with its reason in book/pytorch_refusals.csv, which the book shows too: each of
-its rows must really fail. A row may name several modules and uses, parted by semicolons, or every module.
+its rows must really fail. A row may name several modules and uses, parted by semicolons; "every module" is
+all.
 """
 
 import copy
@@ -179,8 +180,8 @@ def rows(kind: Kind, batch: int = 3, dtype: torch.dtype = torch.float32) -> Tens
 
 
 def scalar(y: Tensor) -> Tensor:
-    """A number that weighs the entries of an output differently."""
-    return (y * torch.linspace(0.5, 1.5, y[0].numel(), dtype=y.dtype).view_as(y[0])).sum()
+    """A number that weighs the columns of an output differently."""
+    return (y * torch.linspace(0.5, 1.5, y.shape[-1], dtype=y.dtype)).sum()
 
 
 def slopes(module: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:

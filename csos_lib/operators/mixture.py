@@ -32,7 +32,8 @@ def mix(bank: Bank, h: Tensor, weights: Tensor) -> Tensor:
     Source: memo 2, section 0. Chapter 13, :eq:`eq-mixture`; chapter 21, :eq:`eq-stream`; chapter 22.
     """
     _check.floating("weights", weights)
-    if weights.shape not in ((len(bank),), (h.shape[0], len(bank))):
+    # Only shapes of one length are compared: else a graph for any batch would have to exclude B = K.
+    if weights.shape != ((h.shape[0], len(bank)) if weights.ndim == 2 else (len(bank),)):
         count = len(bank)
         raise ValueError(f"weights must have shape ({count},) or (B, {count}), got {tuple(weights.shape)}")
     if has_hooks(bank):

@@ -100,7 +100,7 @@ def growth_rates(jacobian: Tensor, diffusion: Sequence[float], laplacian_eigenva
 class CellularCSOS(Recorded):
     """Cells that read a digit together: in each the same reaction runs, and molecules leak to its neighbours.
 
-    The image, without a margin of two pixels, becomes cells of 2 x 2 pixels, 12 x 12 of them for 28 x 28. All
+    The image, without a margin of two pixels, becomes cells of 2 x 2 pixels: 12 x 12 of them for 28 x 28. All
     start with the same mixture. In each step a cell senses its molecules and its ink, and how both rise
     across and down. From this, p, a reaction of low rank makes R = C ((A p + a) * (B p + b)); the cell takes
     a mirror step, and its molecules diffuse. In the end each cell votes with its class molecules, and counts
