@@ -12,7 +12,7 @@ class Recorded(nn.Module):
     """A module whose state_dict says with which settings it was made, and that refuses one made with others.
 
     Two models may have tensors of the same shapes and compute other things. A state_dict without a recipe (of
-    an older release, or a slice of many) is taken as it is.
+    an older release, or a slice of many) is taken as it is. As with shapes, strict=False changes nothing.
     """
 
     def _recipe(self) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class Recorded(nn.Module):
         error_msgs: list[str],
     ) -> None:
         key = f"{prefix}_extra_state"
-        if strict and key in state_dict:
+        if key in state_dict:
             given = json.loads(bytes(state_dict[key].tolist()))
             own = json.loads(json.dumps(self._recipe()))
             if differing := {k for k in given.keys() | own.keys() if given.get(k) != own.get(k)}:
@@ -87,6 +87,10 @@ class Derived(nn.Module):
             for name, value in self._derive().items():
                 if (buffer := self.get_buffer(name)).is_meta:
                     setattr(self, name, value.to(device, buffer.dtype))
+
+
+# torch 2.6 does not tell the two apart.
+exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def has_hooks(module: nn.Module) -> bool:

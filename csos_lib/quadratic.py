@@ -51,8 +51,7 @@ def unpack(packed: Tensor) -> Tensor:
 def quadratic(x: Tensor, packed: Tensor) -> Tensor:
     """R (B, N) from x (B, N) and the coefficients (N, P) of `pack`."""
     if torch.compiler.is_compiling():
-        i, j = pair_members(x.shape[1], x.device)
-        return (x.index_select(1, i) * x.index_select(1, j)) @ packed.T
+        return multiply_pairs(x.T).T @ packed.T
     return PackedQuadratic.apply(x, packed)
 
 
@@ -99,6 +98,9 @@ def multiply_pairs(x: Tensor, y: Tensor | None = None) -> Tensor:
     """
     num_basis, batch = x.shape
     y = x if y is None else y
+    if torch.compiler.is_compiling():
+        i, j = pair_members(num_basis, x.device)
+        return x.index_select(0, i) * y.index_select(0, j)
     wrapped = torch.cat([y, y[: num_basis // 2]]).flatten()
     # One row per shift d, flat, so that torch sees the inner axis and makes the product contiguous.
     pairs = wrapped.unfold(0, num_basis * batch, max(batch, 1)) * x.flatten()

@@ -1,5 +1,6 @@
 """Fitting a classifier by gradient descent."""
 
+import functools
 import math
 import os
 import warnings
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,6 +43,9 @@ def cosine(done: float) -> float:
 
     Args:
         done: the share of the training that is over, in [0, 1].
+
+    Raises:
+        ValueError: done is out of range.
 
     Source: Loshchilov & Hutter (2017), eq. 5, without restarts. Chapter 3.
 
@@ -153,6 +158,8 @@ def fit(
     history, epoch, stopped, kept = History(), 0, False, None
     if checkpoint is not None:
         settings = {"lr": peaks, "batch_size": batch_size, "seed": seed, "clip": clip}
+        settings |= {"autocast": str(autocast), "loss": _name(loss), "schedule": _name(schedule)}
+        settings["epochs"] = None if schedule is None else epochs  # on which its rates hang
         parts = {"model": model, "optimiser": adam, "scaler": scaler}
         kept = Checkpoint(checkpoint, parts, settings, shuffle, device)
         if progressed := kept.read():
@@ -170,7 +177,9 @@ def fit(
                     history.validation_loss.append(measured.loss)
                     history.validation_accuracy.append(measured.accuracy)
                 epoch += 1
-                stopped = after_epoch is not None and after_epoch(epoch, history, model, adam) is True
+                if after_epoch is not None:
+                    answer = after_epoch(epoch, history, model, adam)
+                    stopped = isinstance(answer, bool | np.bool_) and bool(answer)
                 if kept is not None:
                     kept.write(history=asdict(history), epoch=epoch, stopped=stopped)
             except KeyboardInterrupt:
@@ -244,10 +253,17 @@ def _train_epoch(
 
 def _check_loss(model: nn.Module, loss: Loss | None) -> None:
     """The readout of memo 1 is no distribution: a loss that makes it one lets all class molecules die."""
-    kind = loss if loss in _NORMALISES else type(loss)
-    if kind in _NORMALISES and getattr(unwrapped(model), "readout", None) == "memo":
-        name = getattr(kind, "__name__", kind)
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    last = unwrapped(model)
+    while isinstance(last, nn.Sequential) and len(last):
+        last = last[-1]
+    if (loss in _NORMALISES or type(loss) in _NORMALISES) and getattr(last, "readout", None) == "memo":
         raise ValueError(
-            f"loss must be nll_loss for the readout of memo 1, got {name}, which normalises once more and "
-            'trains it to chance: CSOS(readout="normalised") takes it'
+            f"loss must be nll_loss for the readout of memo 1, got {_name(loss)}, which normalises once more "
+            'and trains it to chance: CSOS(readout="normalised") takes it'
         )
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__name__", type(function).__name__)

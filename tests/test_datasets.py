@@ -335,5 +335,5 @@ def test_unknown_names_are_refused() -> None:
 
 def test_results_have_no_comments_left() -> None:
     rows = load_results("memo_seeds")
-    assert len(rows) == 50
+    assert len(rows) == 100
     assert rows[0]["seed"] == "0"

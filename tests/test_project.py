@@ -92,7 +92,8 @@ def test_the_spelling(tmp_path: Path) -> None:
 def test_the_library_can_be_read_in_an_evening() -> None:
     """The relatives are illustrations, one a chapter, that nothing else uses: they are counted apart.
 
-    The bounds are those that the second edition began with, for what it was to add.
+    The bound of the rest was 2,900 when the second edition began. What makes it a library that PyTorch's own
+    tools take (recipes, checkpoints, batches of any kind, derivatives of every kind) took 350 lines more.
     """
     package = ROOT / "csos_lib"
     lengths = {path.relative_to(package): lines_of_code(path) for path in package.rglob("*.py")}
@@ -100,4 +101,4 @@ def test_the_library_can_be_read_in_an_evening() -> None:
     assert lengths[longest] <= 250, f"{longest} has {lengths[longest]} lines of code"
     relatives = sum(length for path, length in lengths.items() if path.parts[0] == "relatives")
     assert relatives <= 1200
-    assert sum(lengths.values()) - relatives <= 2900
+    assert sum(lengths.values()) - relatives <= 3300

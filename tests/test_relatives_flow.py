@@ -153,6 +153,52 @@ def test_on_a_fake_cuda_device():
     check_on_fake_cuda(OneStep, (3, 4), torch.float64)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["euler", "mirror"])
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun2", "heun3", "rk4"])
+def test_fixed_steps_on_a_fake_cuda_device(method, kind, dtype):
+    flow = Flow(1.0, kind, method, step_size=0.3)
+    check_on_fake_cuda(lambda: CSOS(12, inputs=20, dynamics=flow), (3, 20), dtype)
+
+
+WAYS = [{"method": "dopri5"}, {"method": "rk4", "step_size": 0.25}]
+
+
+@pytest.mark.parametrize("kind", ["euler", "mirror"])
+@pytest.mark.parametrize("way", WAYS, ids=["chosen", "fixed"])
+def test_no_rows_and_a_row_that_is_lost(way, kind):
+    flow, reaction = Flow(1.0, kind, **way), DenseReaction(6)
+    empty = torch.empty(0, 6, requires_grad=True)
+    assert flow(empty, reaction).shape == (0, 6)
+    flow(empty, reaction).sum().backward()
+    x = torch.rand(4, 6).softmax(1)
+    expected = flow(x, reaction)
+    for bad in (torch.nan, torch.inf):
+        lost = x.clone()
+        lost[2, 3] = bad
+        answer = flow(lost, reaction)
+        assert answer[2].isnan().all()
+        others = [0, 1, 3]
+        torch.testing.assert_close(answer[others], expected[others], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["euler", "mirror"])
+@pytest.mark.parametrize("way", WAYS, ids=["chosen", "fixed"])
+def test_strong_reactions_end_on_the_simplex_or_are_lost_or_refused(way, kind):
+    reaction = dense_reaction(6, positive=False)
+    with torch.no_grad():
+        reaction.weight.mul_(100)
+    x = torch.rand(4, 6, dtype=torch.float64).softmax(1)
+    try:
+        y = Flow(1.0, kind, **way)(x, reaction)
+    except ValueError as error:
+        assert "time must be shorter or the reaction weaker" in str(error)  # noqa: PT017
+    else:
+        total = y.nansum(1)
+        torch.testing.assert_close(total[total > 0], torch.ones_like(total[total > 0]))
+        assert (y.isnan().any(1) <= (way["method"] == "rk4")).all()
+
+
 def test_bad_arguments_say_what_is_allowed():
     for wrong in (
         {"time": 0},

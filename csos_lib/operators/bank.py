@@ -135,8 +135,9 @@ class Bank(Derived, Recorded):
         """
         for operators, value, scale, shared in self._run(h):
             answer = value if scale is None else value * scale
-            for place, k in enumerate(operators):
-                yield k, (answer.clone() if place or (shared and scale is None) else answer)
+            for place, k in enumerate(operators, 1):
+                read_again = place < len(operators) or (shared and scale is None)
+                yield k, (answer.clone() if read_again else answer)
 
     def factors(self, h: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor | None]]:
         """As `stream`, with the last `rms` left to the reader: the answer is value (B, d) times scale (B, 1).

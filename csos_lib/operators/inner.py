@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from csos_lib._modules import exporting, without_autocast
 from csos_lib.operators.expressions import primitive, source
 
 
@@ -120,10 +121,16 @@ def rms_scale(x: Tensor, eps: float = 1e-6) -> Tensor:
 
     Chapter 21, :eq:`eq-fused`.
     """
-    unit = _unit(x)
-    u = x * unit
-    means = torch.linalg.vecdot(u, u).unsqueeze(-1) / x.shape[-1] + eps * unit**2
-    return means.sqrt().reciprocal() * unit  # the slope of rsqrt, a third power, would leave the range
+
+    def scale(x: Tensor) -> Tensor:
+        if exporting():  # exporters take a number as small as eps * unit^2 for 0
+            return (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+        unit = _unit(x)
+        u = x * unit
+        means = torch.linalg.vecdot(u, u).unsqueeze(-1) / x.shape[-1] + eps * unit**2
+        return means.sqrt().reciprocal() * unit  # the slope of rsqrt, a third power, would leave the range
+
+    return without_autocast(scale, x, x.dtype)  # which would take the dot product in float16, where it is 0
 
 
 def _unit(x: Tensor) -> float:

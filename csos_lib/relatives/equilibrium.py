@@ -127,8 +127,9 @@ def anderson(
     _check.integer("max_steps", max_steps, 1)
     _check.integer("memory", memory, 0)
     ridge = 10 * torch.finfo(x.dtype).eps
-    active = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    evaluations = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    wide = torch.promote_types(x.dtype, torch.float32)  # nothing is solved in bfloat16
+    active = torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
+    evaluations = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     images: list[Tensor] = []
     residuals: list[Tensor] = []
     for _ in range(max_steps):
@@ -146,8 +147,8 @@ def anderson(
             gram = d_residual @ d_residual.mT + ridge * torch.eye(
                 d_residual.shape[1], dtype=x.dtype, device=x.device
             )
-            share = torch.linalg.solve(gram, d_residual @ residuals[-1][:, :, None])  # (B, m, 1)
-            image = image - (share * d_image).sum(1)
+            share = torch.linalg.solve(gram.to(wide), (d_residual @ residuals[-1][:, :, None]).to(wide))
+            image = image - (share.to(image) * d_image).sum(1)  # a share is (B, m, 1)
         x = torch.where(active[:, None], image, x)
     return Solution(x, evaluations)
 

@@ -58,7 +58,8 @@ class Flow(Recorded):
 
     The gradient goes back through the steps of the solver. A solver that chooses its steps does so for the
     batch as a whole: an answer depends on the other rows by as much as the tolerances allow. With a step_size
-    rows are independent, and the flow can be compiled and exported. A row that is not finite gives NaN.
+    rows are independent, and the flow can be compiled and exported. A row that is not finite gives NaN;
+    so do fixed steps that are far too long.
 
     Args:
         time: t, above 0; T steps of strength alpha without decay take about the time alpha T.
@@ -112,8 +113,6 @@ class Flow(Recorded):
     def forward(self, x: Tensor, reaction: Reaction) -> Tensor:
         _check.matrix("x", x)
         reaction = laid_out(reaction)
-        if len(x) == 0:
-            return x
         lost = ~x.isfinite().all(1, keepdim=True)
         x = torch.where(lost, 1 / x.shape[1], x)  # so that the steps of the other rows do not hang on it
         return torch.where(lost, torch.nan, self._flow(x, reaction))
@@ -128,6 +127,8 @@ class Flow(Recorded):
 
     def _solve(self, field: Callable[[Tensor], Tensor], state: Tensor) -> Tensor:
         if self.step_size is None:
+            if state.shape[0] == 0:
+                return state
             times = torch.tensor([0.0, self.time], dtype=state.dtype, device=state.device)
             tolerances = {"rtol": self.rtol, "atol": self.atol}
             try:

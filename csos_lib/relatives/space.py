@@ -163,7 +163,8 @@ class CellularCSOS(Recorded):
         return without_autocast(self._vote, images, self.meet.weight.dtype)
 
     def _vote(self, images: Tensor) -> Tensor:
-        ink = self.ink(images) + EPSILON
+        ink = self.ink(images)
+        ink = ink / EPSILON + 1 if torch.compiler.is_compiling() else ink + EPSILON  # as in `normalise`
         for log_x in self._log_states(images):
             last = log_x
         votes = last[:, : self.classes].log_softmax(1)
