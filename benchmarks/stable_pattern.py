@@ -7,8 +7,9 @@ Each network is measured on the test images after every epoch, and at the end on
 other numbers of steps: accuracy, how far the soup has moved from where training read it (L1; one that moves
 less than 1e-6 in a step is taken to stand still), its largest concentration, and for 100 images the spectral
 radius of the step's Jacobian (the step keeps the sum, so no eigenvalue but 0 belongs to another direction).
-Leaks are rates W[k, y, y] above 0, by which a pure digit y makes another molecule; mended is the accuracy
-after 99 steps with the sign of these rates turned. Runs that are in the table are skipped.
+Leaks are rates W[k, y, y] above 0 (mirror step: above W[y, y, y]), by which a pure digit y gives way to k;
+mended is the accuracy after 99 steps with these rates mirrored at the bound. Runs that are in the table are
+skipped.
 """
 
 import csv
@@ -54,7 +55,7 @@ COLUMNS = (
 )
 CLIPPED = Recipe("euler", 1.0)
 MIRROR = Recipe("mirror", readout="ten-way")
-FOUR = (CLIPPED, Recipe("euler"), MIRROR, Recipe("mirror", decay=0.0))
+FOUR = (Recipe("mirror", decay=0.0), CLIPPED, Recipe("euler"), MIRROR)
 CONTROLS = (
     *(MIRROR._replace(decay=0.0), Recipe("mirror"), Recipe("euler", cosine=False)),
     *(CLIPPED._replace(trained="1"), CLIPPED._replace(trained="20", lr=0.002)),
@@ -134,12 +135,14 @@ def run_on(model: Pattern, recipe: Recipe, data: csos_lib.Dataset, seed: int) ->
         moving[moving.clone()] = (now - was).abs().sum(1) > STILL
         if t in RUN_ON:
             states[t] = x.clone()
-    # After a pure digit y the cut leaves y alone if and only if no W[k, y, y] is above 0.
+    # A pure digit y holds off k where W[k, y, y] is at most 0, and for the mirror step at most W[y, y, y].
     W, y = model.reaction.weight, torch.arange(10)
     assert isinstance(W, Tensor)
     pure = W[:, y, y].clone()
-    pure[y, y] = -1.0
-    leaks = int((pure > 0).sum()) if recipe.step == "euler" else ""
+    bound = W[y, y, y].clone() if recipe.step == "mirror" else torch.zeros(10)
+    leaking = pure > bound
+    leaking[y, y] = False
+    leaks = int(leaking.sum())
     rows: list[list[object]] = []
     for t, x in states.items():
         accuracy = (x[:, :10].argmax(1) == labels).double().mean().item()
@@ -149,7 +152,7 @@ def run_on(model: Pattern, recipe: Recipe, data: csos_lib.Dataset, seed: int) ->
         numbers = (f"{value:.4f}" for value in (accuracy, moved, largest, at))
         rows.append([*recipe, seed, "", t, *numbers, leaks, ""])
     if leaks:
-        W[:, y, y] = torch.where(pure > 0, -pure, W[:, y, y])
+        W[:, y, y] = torch.where(leaking, 2 * bound - pure, pure)
         model.steps = 99
         rows[-2][-1] = f"{csos_lib.evaluate(model, images, labels).accuracy:.4f}"
     return rows
