@@ -242,10 +242,10 @@ def primitive(
     Chapter 13.
 
     >>> @primitive("mine")
-    ... def soften(x: Tensor, beta: float | Tensor) -> Tensor:
+    ... def dampen(x: Tensor, beta: float | Tensor) -> Tensor:
     ...     return x / (beta + x.abs())
-    >>> print(soften(h, beta=0.5))
-    soften(h, beta=0.5)
+    >>> print(dampen(h, beta=0.5))
+    dampen(h, beta=0.5)
     """
 
     def decorate(function: Callable[Arguments, Tensor]) -> Dual[Arguments]:
