@@ -98,10 +98,11 @@ def multiply_pairs(x: Tensor, y: Tensor | None = None) -> Tensor:
     """
     num_basis, batch = x.shape
     y = x if y is None else y
-    if torch.compiler.is_compiling():
-        i, j = pair_members(num_basis, x.device)
-        return x.index_select(0, i) * y.index_select(0, j)
-    wrapped = torch.cat([y, y[: num_basis // 2]]).flatten()
+    wrapped = torch.cat([y, y[: num_basis // 2]])
+    if torch.compiler.is_compiling():  # windows of molecules, whatever the batch
+        pairs = x.T[:, None] * wrapped.T.unfold(1, num_basis, 1)  # (B, shifts, N)
+        return pairs.flatten(1)[:, : count_pairs(num_basis)].T
+    wrapped = wrapped.flatten()
     # One row per shift d, flat, so that torch sees the inner axis and makes the product contiguous.
     pairs = wrapped.unfold(0, num_basis * batch, max(batch, 1)) * x.flatten()
     if x.device.type == "cpu":  # a product with a subnormal number takes a hundred times as long
