@@ -4,7 +4,7 @@ import functools
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from csos_lib import _check
+from csos_lib.batches import Batches
 from csos_lib.checkpoint import Checkpoint
 from csos_lib.datasets import Dataset, check_data
 from csos_lib.evaluation import Evaluation, Loss, check_answer, evaluate, modes_kept
@@ -130,8 +131,7 @@ def fit(
     device = parameters[0].device
     shuffle = torch.Generator().manual_seed(seed)
     if isinstance(dataset, Dataset):
-        check_data(dataset.train_images, dataset.train_labels)
-        dataset = _Batches(dataset, batch_size, shuffle, device)
+        dataset = Batches(dataset, batch_size, shuffle, device)
     adam = optimiser if isinstance(optimiser, torch.optim.Optimizer) else optimiser(parameters, lr=lr)
     peaks = [group["lr"] for group in adam.param_groups]
     scaler = torch.amp.GradScaler(device.type, enabled=autocast == torch.float16)
@@ -189,29 +189,6 @@ def fit(
     return history
 
 
-class _Batches:
-    """The training half of a Dataset in a new order each time, on the device of the model."""
-
-    def __init__(self, dataset: Dataset, size: int, shuffle: torch.Generator, device: torch.device) -> None:
-        self.images, self.labels = dataset.train_images.to(device), dataset.train_labels.to(device)
-        self.largest = int(dataset.train_labels.max())
-        self.sizes = [size] * (len(self.labels) // size)
-        rest = len(self.labels) - sum(self.sizes)
-        if rest == 1 and self.sizes:
-            self.sizes[-1] += 1
-        elif rest:
-            self.sizes.append(rest)
-        self.shuffle = shuffle
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.labels), generator=self.shuffle).to(self.labels.device)
-        for batch in order.split(self.sizes):
-            yield self.images[batch], self.labels[batch]
-
-
 def _train_epoch(
     step: Callable[[Tensor, Tensor, float, bool, int], tuple[Tensor, Tensor]],
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -226,7 +203,7 @@ def _train_epoch(
     losses, right, counts = [], [], list[int]()
     for inputs, labels in batches:
         first = epoch == len(counts) == 0
-        if isinstance(batches, _Batches):  # it has been looked at as a whole
+        if isinstance(batches, Batches):  # it has been looked at as a whole
             largest = batches.largest if first else 0
         else:
             check_data(inputs, labels)
