@@ -151,9 +151,6 @@ def candidates(
         if bank == "library":
             by_vmap = stacked_by_vmap(operators)
             found["vmap"] = lambda: run(by_vmap, gradients)
-            if count == 32:
-                compiled = torch.compile(Bank(operators))
-                found["compiled"] = lambda: run(compiled, gradients)
     if backward and 32 < count <= 256:
         blocks = [Bank(operators[i : i + BLOCK]) for i in range(0, count, BLOCK)]
 
