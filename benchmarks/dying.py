@@ -117,6 +117,9 @@ def settings() -> Iterator[tuple[object, ...]]:
         of(parts, 20)
     of(MEMO, 40)
     of(MIRROR, 40)
+    of(MEMO, 40, lr=0.001)
+    for steps in (1, 5, 20, 40):
+        of(MIRROR, steps, lr=0.001)
     yield from listed
 
 
