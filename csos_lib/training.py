@@ -95,8 +95,8 @@ def fit(
         seed: of the shuffling, at least 0.
         progress: show a bar for each epoch; its line ends with the epoch's loss and accuracy.
         clip: the longest gradient, above 0: a longer one (the norm over all parameters) is shortened to it,
-            so that no single batch throws the network away. It helps networks that react for several steps, and
-            slows memo 1's injection where there is one step or none: None leaves it, as memo 1 does.
+            so that no single batch throws the network away. It helps networks that react for several steps,
+            and slows memo 1's injection where there is one step or none: None leaves it, as memo 1 does.
         optimiser: called as optimiser(parameters, lr=lr), such as partial(AdamW, weight_decay=0.01); or one
             that is made already, which has learning rates of its own.
         schedule: the factor on the learning rate at each batch, from the share of the training that is done,
